@@ -1,0 +1,441 @@
+"""``AdapterDB``: the one object an application holds; each method a few lines over a folder below.
+
+Opening reads the catalog only; the base model and the embedder are loaded by the first call that
+needs them. Imports of what needs torch are inside the methods: ``import adapterdb`` stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from adapterdb.config import Config
+from adapterdb.errors import InvalidInput, NotFound
+from adapterdb.home import Home, LoadOptions
+from adapterdb.records import (
+    Answer,
+    Composition,
+    Delta,
+    Document,
+    Estimate,
+    Generation,
+    Hit,
+    IngestReport,
+    Metadata,
+    Mixture,
+    Mode,
+    Progress,
+    SearchKind,
+    StoredDocument,
+    Token,
+    check_int,
+    check_namespace,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adapterdb.engine.answer import AskOptions
+    from adapterdb.ingest.pipeline import Item
+    from adapterdb.store.check import Finding
+    from adapterdb.store.rows import StoreStats
+
+Sources = str | Path | Document | Sequence["str | Path | Document"]
+
+
+class AdapterDB:
+    """A home folder of documents and their deltas, and the models to make and use them.
+
+    Make one with ``create`` or ``open``; use it as a context manager, or ``close`` it. ``ask`` and
+    ``search`` may be called from several threads; the model answers one batch at a time.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        config: Config | None = None,
+        *,
+        catalog: str | None = None,
+        options: LoadOptions | None = None,
+    ) -> AdapterDB:
+        """Make a new home and open it.
+
+        Loads the base model and the embedder once, to remember their fingerprints and to fix the
+        layout and the shared start of all deltas.
+
+        Args:
+            path: folder to make; may exist if it is empty.
+            config: what to build with; defaults to the packaged ``mini``.
+            catalog: SQLAlchemy URL of the catalog; None means SQLite in the home.
+            options: device, dtype, slots, and whether models may be downloaded.
+
+        Raises:
+            Exists: if there is something in the folder already.
+            ModelUnavailable: if a model can't be loaded.
+        """
+        return cls(Home.create(Path(path), config or Config(), catalog, options or LoadOptions()))
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        catalog: str | None = None,
+        options: LoadOptions | None = None,
+        read_only: bool = False,
+    ) -> AdapterDB:
+        """Open a home that ``create`` made. Arguments as there; ``read_only`` writes nothing.
+
+        Raises:
+            NotFound: if there is no home.
+            Mismatch: if it was made by a newer AdapterDB.
+        """
+        return cls(Home.open(Path(path), catalog, options or LoadOptions(), read_only=read_only))
+
+    @property
+    def path(self) -> Path:
+        """The home folder."""
+        return self._home.path
+
+    @property
+    def config(self) -> Config:
+        """What the home was built with."""
+        return self._home.config
+
+    def close(self) -> None:
+        """Close the store; the object is not usable afterwards."""
+        self._home.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- putting in
+
+    def ingest(
+        self,
+        sources: Sources,
+        *,
+        namespace: str = "default",
+        metadata: Metadata | None = None,
+        glob: str | None = None,
+        stdin: IO[bytes] | None = None,
+        passages_total: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Turn documents into deltas and store them; what is stored already is skipped.
+
+        Args:
+            sources: files, folders, ``"-"`` (JSON Lines on ``stdin``), or ``Document`` records.
+            namespace: they go into.
+            metadata: fields added to every document.
+            glob: only files whose relative path matches.
+            passages_total: for ``on_progress``; see ``count``.
+            on_progress: called after each document's commit, skip or rejection.
+
+        Returns:
+            Counts, and every rejected document with its code.
+        """
+        return self._home.pipeline.run(
+            self._items(sources, glob, stdin),
+            namespace=namespace,
+            metadata=metadata,
+            passages_total=passages_total,
+            on_progress=on_progress,
+        )
+
+    def estimate(
+        self,
+        sources: Sources,
+        *,
+        namespace: str = "default",
+        glob: str | None = None,
+        stdin: IO[bytes] | None = None,
+    ) -> Estimate:
+        """What ``ingest`` would cost: counts, seconds from a short trial, bytes. Stores nothing."""
+        return self._home.pipeline.estimate(self._items(sources, glob, stdin), namespace=namespace)
+
+    def count(
+        self, sources: Sources, *, namespace: str = "default", glob: str | None = None
+    ) -> int:
+        """How many passages ``ingest`` would fit; reads the sources once."""
+        return self._home.pipeline.count(self._items(sources, glob, None), namespace=namespace)
+
+    def put(
+        self,
+        weights: str | Path | Tensor,
+        *,
+        text: str,
+        name: str,
+        title: str = "",
+        namespace: str = "default",
+        metadata: Metadata | None = None,
+    ) -> Delta:
+        """Store a LoRA of your own as the delta of ``text``.
+
+        Args:
+            weights: a PEFT folder, or a factor row ``(P,)`` of this home's layout.
+            text: what it is about: found by it, shown as its source.
+            name: of the document that stands for it.
+
+        Raises:
+            Mismatch: if it is no plain LoRA of this home's modules and rank, or not finite.
+            InvalidInput: if the text is empty.
+        """
+        from adapterdb.ingest.imported import put_row
+        from adapterdb.peft_format import read_peft
+
+        check_namespace(namespace)
+        layout = self._home.store.info.layout
+        row = read_peft(Path(weights), layout) if isinstance(weights, str | Path) else weights
+        document = Document(name, text, title, "imported", metadata or {})
+        return put_row(
+            self._home.store, self._home.embedder, self._home.base, row, document, namespace
+        )
+
+    # --- finding and asking
+
+    def search(
+        self,
+        question: str,
+        *,
+        k: int = 3,
+        namespace: str = "default",
+        where: str | None = None,
+        kind: SearchKind = "hybrid",
+    ) -> list[Hit]:
+        """The passages that fit a question best, see ``engine.search``."""
+        from adapterdb.engine.search import search
+
+        return search(
+            self._home.store,
+            self._home.embedder,
+            question,
+            k=k,
+            namespace=namespace,
+            where=where,
+            kind=kind,
+        )
+
+    def ask(self, question: str, **options: Any) -> Answer:
+        """Answer one question; options as in ``ask_many``."""
+        return self.ask_many([question], **options)[0]
+
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        *,
+        mode: Mode = "hybrid",
+        k: int | None = None,
+        compose: Composition = "cat",
+        namespace: str = "default",
+        where: str | None = None,
+        min_similarity: float | None = None,
+        mixture: Mixture | Mapping[str, float] | None = None,
+        generation: Generation | None = None,
+    ) -> list[Answer]:
+        """Answer several questions in batches, each with its own mixture.
+
+        Args:
+            questions: 1 to 8,192 characters each.
+            mode: ``base``, ``rag``, ``adapter`` or ``hybrid``, see ``engine.answer``.
+            k: hits used; None takes the home's setting.
+            compose: ``cat``, ``mean`` or ``single``.
+            namespace, where: what is searched.
+            min_similarity: hits under this cosine are not used; None takes the home's setting.
+            mixture: deltas to act instead of searched ones: a Mixture, or id or name to weight.
+            generation: decoding options.
+
+        Returns:
+            Answers in the order of the questions.
+
+        Raises:
+            InvalidInput: for a question or option that isn't allowed; the message names it.
+        """
+        options = self._options(
+            mode=mode, k=k, composition=compose, namespace=namespace, where=where,
+            min_similarity=min_similarity, mixture=mixture, generation=generation,
+        )  # fmt: skip
+        return self._home.answerer.ask_many(questions, options)
+
+    def stream(self, question: str, **options: Any) -> Iterator[Token]:
+        """Answer one question piece by piece; the last token carries the ``Answer``."""
+        options["composition"] = options.pop("compose", "cat")
+        return self._home.answerer.stream(question, self._options(**options))
+
+    @contextmanager
+    def applied(self, mixture: Mixture | Mapping[str, float]) -> Iterator[Any]:
+        """The transformers model acting with ``mixture`` inside the block, for your own calls."""
+        chosen = self._mixture(mixture, "default")
+        kinds = {i: self._home.store.delta(i).kind for i, _ in chosen.parts}
+        with self._home.runtime.acting([chosen], kinds) as model:
+            yield model
+
+    # --- looking and taking out
+
+    def get(self, name: str, *, namespace: str = "default") -> StoredDocument:
+        """The active document ``name``, or the version ``name@n``.
+
+        Raises:
+            NotFound: if there is none.
+        """
+        return self._home.store.document(check_namespace(namespace), name)
+
+    def text(self, name: str, *, namespace: str = "default") -> str:
+        """The whole text of a document."""
+        return self._home.store.text(self.get(name, namespace=namespace).id)
+
+    def deltas(self, name: str, *, namespace: str = "default") -> list[Delta]:
+        """The deltas of a document, in the order of its passages."""
+        return self._home.store.deltas(self.get(name, namespace=namespace).id)
+
+    def delta(self, delta_id: str) -> Delta:
+        """A delta by id or a unique prefix of 6 or more characters."""
+        return self._home.store.delta(delta_id)
+
+    def delete(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        where: str | None = None,
+        namespace: str = "default",
+        dry_run: bool = False,
+    ) -> int:
+        """Make documents unreachable, by name or by filter, from this commit on for every process.
+
+        Returns:
+            How many documents; with ``dry_run`` how many it would be.
+
+        Raises:
+            NotFound: if a name is missing; nothing is deleted then.
+        """
+        if (names is None) == (where is None):
+            raise InvalidInput("delete needs either names or a filter, and not both")
+        if isinstance(names, str):
+            names = [names]
+        count = self._home.store.delete(
+            check_namespace(namespace), names, where=where, dry_run=dry_run
+        )
+        if not dry_run:
+            self._home.store.apply_outbox(namespace)
+        return count
+
+    def export(
+        self, names: str | Iterable[str], folder: str | Path, *, namespace: str = "default"
+    ) -> list[Path]:
+        """Write deltas as PEFT folders, one for each delta.
+
+        Args:
+            names: document names, or delta ids.
+            folder: where the folders go; made if missing.
+
+        Returns:
+            The folders, named by delta id. A gradient delta is exported as the factors it acts
+            with alone: theta* - alpha * g.
+        """
+        from adapterdb.peft_format import write_peft
+
+        wanted = [names] if isinstance(names, str) else list(names)
+        deltas = [delta for name in wanted for delta in self._named(name, namespace)]
+        start, written = self._home.start, []
+        for delta, ref in zip(
+            deltas, self._home.store.rows_of([d.id for d in deltas]), strict=True
+        ):
+            row = self._home.store.read_row(ref).float()
+            written.append(
+                write_peft(
+                    Path(folder) / delta.id,
+                    start.step(row) if delta.kind == "gradient" else row,
+                    self._home.store.info.layout,
+                    base_model=self.config.base,
+                    fan_in_fan_out=self._home.base.fan_in_fan_out,
+                    metadata={
+                        "document": delta.document,
+                        "span": f"{delta.start}-{delta.end}",
+                        "base_fingerprint": self._home.store.info.base_fingerprint,
+                        "recipe": delta.recipe,
+                    },
+                )
+            )
+        return written
+
+    def stats(self, *, namespace: str | None = None) -> StoreStats:
+        """Counts of what is active, and bytes by kind."""
+        return self._home.store.stats(namespace)
+
+    def namespaces(self) -> list[str]:
+        """Namespaces that hold an active document."""
+        return self._home.store.namespaces()
+
+    def check(self) -> list[Finding]:
+        """Compare catalog, weight files and index; empty when all is well. Changes nothing."""
+        from adapterdb.store.check import check
+
+        return check(self._home.store)
+
+    # --- reading what was given
+
+    def _items(self, sources: Sources, glob: str | None, stdin: IO[bytes] | None) -> Iterator[Item]:
+        from adapterdb.ingest.readers import read_documents
+
+        given = [sources] if isinstance(sources, str | Path | Document) else list(sources)
+        yield from (source for source in given if isinstance(source, Document))
+        paths = [source for source in given if not isinstance(source, Document)]
+        if paths:
+            yield from read_documents(
+                paths, glob=glob, limits=self._home.config.limits, stdin=stdin
+            )
+
+    def _options(self, **given: Any) -> AskOptions:
+        from adapterdb.engine.answer import AskOptions
+
+        given["generation"] = given.get("generation") or Generation()
+        if given.get("mixture") is not None:
+            given["mixture"] = self._mixture(given["mixture"], given.get("namespace", "default"))
+        return AskOptions(**given)
+
+    def _mixture(self, mixture: Mixture | Mapping[str, float], namespace: str) -> Mixture:
+        if isinstance(mixture, Mixture):
+            return mixture
+        return Mixture(
+            tuple(
+                (delta.id, float(weight))
+                for name, weight in mixture.items()
+                for delta in self._named(name, namespace)
+            )
+        )
+
+    def _named(self, name: str, namespace: str) -> list[Delta]:
+        """The deltas of a document name, or the one delta of an id."""
+        try:
+            return self.deltas(name, namespace=namespace)
+        except NotFound:
+            return [self._home.store.delta(name)]
+
+    # last in the class, because below it the word no longer means the type
+    def list(
+        self,
+        *,
+        namespace: str | None = None,
+        where: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[StoredDocument]:
+        """Active documents by namespace and name; of every namespace if None."""
+        check_int("limit", limit, 1, 10**6)
+        check_int("offset", offset, 0, 10**12)
+        return self._home.store.documents(namespace, where=where, limit=limit, offset=offset)

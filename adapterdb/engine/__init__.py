@@ -1,0 +1,1 @@
+"""Question to answer: search, compose, runtime, decode."""

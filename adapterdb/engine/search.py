@@ -1,0 +1,86 @@
+"""A question to ranked hits: vectors and words, fused by rank, joined to the catalog by the store.
+
+Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009): the score of a passage is the
+sum over the lists it is in of 1 / (60 + rank). It needs no scale shared by cosine and BM25.
+"""
+
+from __future__ import annotations
+
+from adapterdb.embedder import Embedder
+from adapterdb.errors import InvalidInput
+from adapterdb.records import MAX_K, Hit, SearchKind, check_int, check_namespace, check_question
+from adapterdb.store.rows import PassageRow, Scored
+from adapterdb.store.store import Store
+
+RRF_CONSTANT = 60
+CANDIDATES_PER_HIT = 4  # fusion looks this many times deeper than it returns
+KINDS = ("hybrid", "vector", "text")
+
+
+def search(
+    store: Store,
+    embedder: Embedder,
+    question: str,
+    *,
+    k: int = 3,
+    namespace: str = "default",
+    where: str | None = None,
+    kind: SearchKind = "hybrid",
+) -> list[Hit]:
+    """The ``k`` passages that fit the question best, best first; fewer if fewer are stored.
+
+    Args:
+        k: 1 to 100.
+        where: filter over names and metadata, applied before the search, never after.
+        kind: ``vector`` (cosine), ``text`` (BM25) or ``hybrid`` (both, fused).
+
+    Raises:
+        InvalidInput: for a question, ``k``, namespace or kind that isn't allowed.
+        BadFilter: for a ``where`` that can't be understood.
+    """
+    check_question(question)
+    check_int("k", k, 1, MAX_K)
+    check_namespace(namespace)
+    if kind not in KINDS:
+        raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    depth = k * CANDIDATES_PER_HIT
+    vector = embedder.encode([question])[0]
+    lists: list[list[Scored]] = []
+    if kind != "text":
+        lists.append(store.search_vectors(namespace, vector, depth, where=where))
+    if kind != "vector":
+        lists.append(store.search_text(namespace, question, depth, where=where))
+    ranked = fuse(lists)[:k] if kind == "hybrid" else [(s.passage, s.score) for s in lists[0][:k]]
+    similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked])
+    return [
+        Hit(
+            passage_id=passage.passage_id,
+            delta_id=passage.delta_id,
+            kind=passage.kind,
+            namespace=passage.namespace,
+            document=passage.document,
+            version=passage.version,
+            title=passage.title,
+            start=passage.start,
+            end=passage.end,
+            text=passage.text,
+            similarity=similar[passage.passage_id],
+            score=score,
+            rank=rank,
+        )
+        for rank, (passage, score) in enumerate(ranked, start=1)
+    ]
+
+
+def fuse(lists: list[list[Scored]]) -> list[tuple[PassageRow, float]]:
+    """Passages of all lists by reciprocal rank fusion, best first; ties by passage id."""
+    scores: dict[int, float] = {}
+    found: dict[int, PassageRow] = {}
+    for ranking in lists:
+        for rank, (passage, _) in enumerate(ranking, start=1):
+            found[passage.passage_id] = passage
+            scores[passage.passage_id] = scores.get(passage.passage_id, 0.0) + 1 / (
+                RRF_CONSTANT + rank
+            )
+    order = sorted(found, key=lambda i: (-scores[i], i))
+    return [(found[i], scores[i]) for i in order]

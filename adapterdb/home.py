@@ -1,0 +1,227 @@
+"""A home folder and the models it was built with: made, opened, and loaded when first needed.
+
+Opening reads the catalog only. Whatever is loaded later is held against the fingerprints stored at
+creation, and a mismatch is an error, never a guess. Knows nothing of questions or documents.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adapterdb.config import FILE_NAME, Config, read_config, write_config
+from adapterdb.errors import Exists, Mismatch, NotFound
+from adapterdb.records import check_int
+
+if TYPE_CHECKING:
+    from adapterdb.base_model import BaseModel
+    from adapterdb.embedder import Embedder
+    from adapterdb.engine.answer import Answerer
+    from adapterdb.engine.runtime import Runtime
+    from adapterdb.ingest.pipeline import Pipeline
+    from adapterdb.layout import DeltaLayout
+    from adapterdb.store.store import Store
+    from adapterdb.training.recipes import Recipe
+    from adapterdb.training.start import Start
+
+START = "start"  # the name under which a store keeps theta and alpha
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How models are loaded.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
+        dtype: ``auto``, ``float32`` or ``bfloat16``.
+        slots: deltas resident at once, 1 to 65,536.
+        allow_download: fetch models that are not on this disk.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    slots: int = 64
+    allow_download: bool = False
+
+    def __post_init__(self) -> None:
+        check_int("slots", self.slots, 1, 65_536)
+
+
+class Home:
+    """One home folder.
+
+    Attributes:
+        path, config, store: what was opened.
+        options: how models will be loaded.
+    """
+
+    def __init__(self, path: Path, config: Config, store: Store, options: LoadOptions) -> None:
+        self.path, self.config, self.store, self.options = path, config, store, options
+        self._loading = threading.RLock()  # two threads must not load a model twice
+
+    @classmethod
+    def create(cls, path: Path, config: Config, catalog: str | None, options: LoadOptions) -> Home:
+        """Make a new home; loads both models to remember their fingerprints.
+
+        Raises:
+            Exists: if the folder holds something already.
+            ModelUnavailable: if a model can't be loaded.
+        """
+        from adapterdb.base_model import load_base_model
+        from adapterdb.embedder import load_embedder
+        from adapterdb.store.rows import StoreInfo
+        from adapterdb.store.store import Store
+
+        if path.exists() and any(path.iterdir()):
+            raise Exists(f"{str(path)!r} exists and is not empty", hint="name another folder")
+        base = load_base_model(
+            config.base,
+            device=options.device,
+            dtype=options.dtype,
+            allow_download=options.allow_download,
+        )
+        embedder = load_embedder(config.embedder, allow_download=options.allow_download)
+        recipe, layout, start = _plan(config, base)
+        info = StoreInfo(
+            base_fingerprint=base.fingerprint,
+            embedder_fingerprint=embedder.fingerprint,
+            dimension=embedder.dimension,
+            layout=layout,
+            dtype=config.delta_dtype,
+            recipe_fingerprint=recipe.fingerprint,
+            extra={"start_fingerprint": start.fingerprint},
+        )
+        store = Store.create(path, info, catalog_url=catalog)
+        store.write_tensors(START, {"theta": start.theta, "alpha": start.alpha})
+        config = replace(config, recipe=recipe.name)
+        write_config(config, path / FILE_NAME)  # last: its presence makes the home exist
+        home = cls(path, config, store, options)
+        home.__dict__.update(base=base, embedder=embedder)
+        return home
+
+    @classmethod
+    def open(
+        cls, path: Path, catalog: str | None, options: LoadOptions, *, read_only: bool = False
+    ) -> Home:
+        """Open a home that ``create`` made.
+
+        Raises:
+            NotFound: code ``no_home`` if there is none.
+        """
+        from adapterdb.store.store import Store
+
+        if not (path / FILE_NAME).is_file():
+            raise NotFound(
+                f"no AdapterDB home in {str(path)!r}", code="no_home", hint="run 'adb init' first"
+            )
+        config = read_config(path / FILE_NAME)
+        store = Store.open(path, read_only=read_only, catalog_url=catalog)
+        return cls(path, config, store, options)
+
+    @property
+    def layout(self) -> DeltaLayout:
+        """Of every delta row in this home."""
+        return self.store.info.layout
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model; Mismatch if it is not the one the home was made with."""
+        from adapterdb.base_model import load_base_model
+
+        base = load_base_model(
+            self.config.base,
+            device=self.options.device,
+            dtype=self.options.dtype,
+            allow_download=self.options.allow_download,
+        )
+        _same("base_model", base.fingerprint, self.store.info.base_fingerprint, self.config.base)
+        return base
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedding model; Mismatch if it is not the one the home was made with."""
+        from adapterdb.embedder import load_embedder
+
+        embedder = load_embedder(self.config.embedder, allow_download=self.options.allow_download)
+        stored = self.store.info.embedder_fingerprint
+        _same("embedder", embedder.fingerprint, stored, self.config.embedder)
+        return embedder
+
+    @cached_property
+    def start(self) -> Start:
+        """theta and alpha that every delta of this home was made from."""
+        from adapterdb.training.start import Start
+
+        tensors = self.store.read_tensors(START)
+        start = Start(tensors["theta"], tensors["alpha"])
+        _same("start", start.fingerprint, self.store.info.extra["start_fingerprint"], START)
+        return start
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The base model with its slot pool."""
+        import torch
+
+        from adapterdb.engine.runtime import Runtime
+
+        store = self.store
+        return Runtime(
+            self.base,
+            self.layout,
+            self.start,
+            slots=self.options.slots,
+            dtype=getattr(torch, store.info.dtype),
+            load=lambda ids: [store.read_row(ref) for ref in store.rows_of(ids)],
+        )
+
+    @property
+    def answerer(self) -> Answerer:
+        """What answers questions from this home."""
+        from adapterdb.engine.answer import Answerer
+
+        with self._loading:
+            return Answerer(self.store, self.embedder, self.runtime, self.config.search)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What takes documents into this home."""
+        from adapterdb.ingest.pipeline import Pipeline, Workshop
+        from adapterdb.training.recipes import RECIPES
+
+        with self._loading:
+            shop = Workshop(
+                base=self.base,
+                adapted=self.runtime.adapted,
+                lock=self.runtime.lock,
+                start=self.start,
+                recipe=RECIPES[self.config.recipe],
+                embedder=self.embedder,
+                config=self.config,
+            )
+        return Pipeline(self.store, shop)
+
+
+def _plan(config: Config, base: BaseModel) -> tuple[Recipe, DeltaLayout, Start]:
+    """Recipe, layout and shared start of a new home."""
+    from adapterdb.layout import plan_layout
+    from adapterdb.training.recipes import get_recipe
+    from adapterdb.training.start import base_weight, load_meta_init
+
+    recipe = get_recipe(config.recipe, has_meta_init=base.meta_init_path is not None)
+    if recipe.produces == "gradient" and base.meta_init_path is not None and config.lora is None:
+        return recipe, *load_meta_init(base.meta_init_path)
+    layout = plan_layout(config.lora or recipe.lora, base.linears())
+    return recipe, layout, base_weight(layout, seed=recipe.seed, alpha=recipe.lr)
+
+
+def _same(what: str, found: str, stored: str, name: str) -> None:
+    if found != stored:
+        raise Mismatch(
+            f"the {what.replace('_', ' ')} {name!r} has fingerprint {found[:12]},"
+            f" this home was made with {stored[:12]}",
+            code=f"{what}_mismatch",
+            hint="put the original back, or make a new home and ingest again",
+        )

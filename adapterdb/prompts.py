@@ -1,0 +1,173 @@
+"""Prompt templates as data, and how they become token ids.
+
+A template lies beside its base model as ``prompts.json``; a model without one gets ``DEFAULT``.
+The literal parts of a template are trusted and may name special tokens; the question and the
+passages are not, so they are tokenised apart, and a "[SEP]" or "</s>" written in them stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from adapterdb.errors import InvalidInput
+
+FILE_NAME = "prompts.json"
+_FIELD = re.compile(r"\{(question|passages|answer|title|text)\}")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The templates of a base model.
+
+    Args:
+        blind: question without text; fields ``{question}``.
+        context: question with text; fields ``{question}``, ``{passages}``.
+        document: what a delta is fitted to; field ``{passages}``.
+        passage: one passage; fields ``{title}``, ``{text}``; untitled passages are only the text.
+        passage_separator: between passages.
+        ask: asks the model to write a question; fields ``{answer}``, ``{passages}``; may be empty.
+        stop: texts that end an answer.
+        max_new_tokens: default length of an answer.
+    """
+
+    blind: str = "{bos}Question: {question}\nAnswer:"
+    context: str = "{bos}{passages}\n\nQuestion: {question}\nAnswer:"
+    document: str = "{bos}{passages}"
+    passage: str = "{title}: {text}"
+    passage_separator: str = "\n\n"
+    ask: str = ""
+    stop: tuple[str, ...] = ("\n",)
+    max_new_tokens: int = 32
+
+
+DEFAULT = Prompts()
+
+
+def read_prompts(folder: Path) -> Prompts:
+    """The templates in ``folder/prompts.json``, or ``DEFAULT`` where there is none.
+
+    Raises:
+        InvalidInput: if the file is not a JSON object of known string fields.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return DEFAULT
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not valid JSON: {error}") from error
+    known = {entry.name for entry in fields(Prompts)}
+    if not isinstance(data, dict) or not set(data) <= known:
+        raise InvalidInput(f"{path}: expected an object with keys among {sorted(known)}")
+    if "stop" in data:
+        data["stop"] = tuple(data["stop"])
+    return Prompts(**data)
+
+
+class PromptEncoder:
+    """Turns templates, questions and passages into token ids.
+
+    Args:
+        prompts: the templates.
+        tokenizer: a transformers tokenizer.
+        max_length: tokens the base model can take, prompt and answer together.
+    """
+
+    def __init__(self, prompts: Prompts, tokenizer: Any, max_length: int) -> None:
+        self.prompts = prompts
+        self.max_length = max_length
+        self._tokenizer = tokenizer
+
+    def blind(self, question: str) -> list[int]:
+        """The ids of the question alone."""
+        return self._fill(self.prompts.blind, question=self.text(question))
+
+    def context(
+        self, question: str, passages: Sequence[tuple[str, str]], answer_tokens: int
+    ) -> tuple[list[int], int]:
+        """The ids of the question with as many passages as fit.
+
+        Args:
+            question: the question.
+            passages: ``(title, text)``, best first.
+            answer_tokens: room kept free for the answer.
+
+        Returns:
+            The ids, and how many passages are in them; the last one may be cut short.
+        """
+        asked = self.text(question)
+        empty = self._fill(self.prompts.context, question=asked, passages=[])
+        room = self.max_length - answer_tokens - len(empty)
+        separator = self.text(self.prompts.passage_separator)
+        ids: list[int] = []
+        used = 0
+        for title, text in passages:
+            piece = (separator if used else []) + self.passage(title, text)
+            if room < len(piece) and used and room < 32:
+                break  # a stump this short would only mislead
+            ids += piece[:room]
+            room -= len(piece)
+            used += 1
+            if room <= 0:
+                break
+        return self._fill(self.prompts.context, question=asked, passages=ids), used
+
+    def document(self, title: str, text: str) -> list[int]:
+        """The ids a delta of this passage is fitted to, cut to the model's length."""
+        return self._fill(self.prompts.document, passages=self.passage(title, text))[
+            : self.max_length
+        ]
+
+    def passage(self, title: str, text: str) -> list[int]:
+        """The ids of one passage as it stands in a prompt."""
+        if not title:
+            return self.text(text)
+        return self._fill(self.prompts.passage, title=self.text(title), text=self.text(text))
+
+    def text(self, text: str) -> list[int]:
+        """The ids of untrusted text: no special tokens, not even where it spells one."""
+        if not text:
+            return []
+        ids = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+        return [int(i) for i in ids]
+
+    def answer(self, answer: str) -> list[int]:
+        """The ids of an answer as the model should say it, the first stop included."""
+        return self.text(" " + answer) + self._literal(self.prompts.stop[0])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def stops(self) -> tuple[frozenset[int], tuple[str, ...]]:
+        """Token ids that end an answer, and texts that do."""
+        ids = {self._tokenizer.eos_token_id} - {None}
+        texts = []
+        for stop in self.prompts.stop:
+            one = self._literal(stop)
+            if len(one) == 1 and one[0] in self._tokenizer.all_special_ids:
+                ids.add(one[0])
+            else:
+                texts.append(stop)
+        return frozenset(ids), tuple(texts)
+
+    def _fill(self, template: str, **values: list[int]) -> list[int]:
+        """Ids of the template's literal parts with the fields' ids between them."""
+        bos = self._tokenizer.bos_token or ""
+        ids: list[int] = []
+        for i, part in enumerate(_FIELD.split(template.replace("{bos}", bos))):
+            ids += values[part] if i % 2 else self._literal(part)
+        return ids
+
+    def _literal(self, text: str) -> list[int]:
+        if not text:
+            return []
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return [int(i) for i in ids]

@@ -1,0 +1,318 @@
+"""What flows between the layers: plain frozen records, no behaviour beyond checks and ``to_dict``.
+
+A record's ``to_dict`` is exactly what the command line prints under ``--json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from adapterdb.errors import InvalidInput
+
+Mode = Literal["base", "rag", "adapter", "hybrid"]
+Composition = Literal["cat", "mean", "single"]
+DeltaKind = Literal["lora", "gradient", "imported"]
+SearchKind = Literal["hybrid", "vector", "text"]
+MetadataValue = str | int | float | bool | list[str]
+Metadata = Mapping[str, MetadataValue]
+
+MODES: tuple[Mode, ...] = ("base", "rag", "adapter", "hybrid")
+COMPOSITIONS: tuple[Composition, ...] = ("cat", "mean", "single")
+MAX_QUESTION_CHARS = 8192
+MAX_K = 100
+
+
+class Record:
+    """Gives every record below its plain-data form."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON-able data, nested records included."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+
+@dataclass(frozen=True)
+class Document(Record):
+    """A text to be taken in.
+
+    Args:
+        name: unique in its namespace; by default the path below the corpus folder.
+        text: the whole text, as read.
+        title: shown with every passage, or an empty string.
+        source: where it was read from, for people.
+        metadata: fields that ``--where`` can use; ``tag`` holds a list of strings.
+        rewrite: a paraphrase of the text, for recipe ``prag``.
+        qa: question and answer pairs about the text, for recipe ``prag``.
+    """
+
+    name: str
+    text: str
+    title: str = ""
+    source: str = ""
+    metadata: Metadata = field(default_factory=dict)
+    rewrite: str = ""
+    qa: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Passage(Record):
+    """A chunk of a document: ``text == document.text[start:end]``, in characters."""
+
+    ordinal: int
+    start: int
+    end: int
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class StoredDocument(Record):
+    """A document version in the catalog.
+
+    ``version`` counts from 1 for each name; ``seq`` is the commit order over the whole home.
+    """
+
+    id: int
+    namespace: str
+    name: str
+    version: int
+    title: str
+    source: str
+    text_sha256: str
+    metadata: Metadata
+    passages: int
+    created_at: str
+    seq: int
+
+
+@dataclass(frozen=True)
+class Delta(Record):
+    """A stored delta and where it came from.
+
+    Args:
+        id: content address: sha256 over the row's bytes and its layout, hex.
+        kind: ``lora`` (factors), ``gradient`` (to be stepped from theta*), ``imported`` (factors).
+        norm: L2 norm of the row.
+        loss_before: mean LM loss per token of its own passage, nats, without the delta.
+        loss_after: the same with the delta; None where not measured.
+    """
+
+    id: str
+    kind: DeltaKind
+    namespace: str
+    document: str
+    version: int
+    passage_id: int
+    start: int
+    end: int
+    dtype: str
+    size_bytes: int
+    norm: float
+    recipe: str
+    loss_before: float | None
+    loss_after: float | None
+    created_at: str
+
+
+@dataclass(frozen=True)
+class Hit(Record):
+    """A passage found for a question, with the delta made from it.
+
+    Args:
+        similarity: cosine of question and passage vectors, -1..1.
+        score: the ranking score (reciprocal rank fusion for ``hybrid``), higher is better.
+        rank: 1 for the best.
+    """
+
+    passage_id: int
+    delta_id: str
+    kind: DeltaKind
+    namespace: str
+    document: str
+    version: int
+    title: str
+    start: int
+    end: int
+    text: str
+    similarity: float
+    score: float
+    rank: int
+
+
+@dataclass(frozen=True)
+class Mixture(Record):
+    """Deltas and their weights for one question, best first."""
+
+    parts: tuple[tuple[str, float], ...] = ()
+    composition: Composition = "cat"
+
+
+@dataclass(frozen=True)
+class Source(Record):
+    """What an answer leaned on: a passage, its delta, and the weight it acted with."""
+
+    document: str
+    version: int
+    start: int
+    end: int
+    delta_id: str
+    weight: float
+    similarity: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Generation(Record):
+    """How answers are decoded.
+
+    Args:
+        max_tokens: 1..4096 new tokens, or None for the base model's own default.
+        temperature: 0 (greedy) to 10.
+        top_p: nucleus mass in (0, 1]; used when temperature > 0.
+        seed: of the sampling; the same seed gives the same answer.
+    """
+
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None:
+            check_int("max_tokens", self.max_tokens, 1, 4096)
+        check_number("temperature", self.temperature, 0.0, 10.0)
+        check_number("top_p", self.top_p, 1e-6, 1.0)
+        check_int("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class Answer(Record):
+    """An answer with its sources.
+
+    Args:
+        text: what the model said, stripped.
+        sources: passages and deltas used, best first; empty in mode ``base``.
+        tokens_in: prompt tokens; ``tokens_out``: generated tokens, the stop token not counted.
+        timings_ms: wall milliseconds by stage (``search``, ``load``, ``generate``, ``total``).
+        note: says when nothing relevant was stored, or what was left out; else empty.
+    """
+
+    question: str
+    text: str
+    mode: Mode
+    sources: tuple[Source, ...]
+    mixture: Mixture
+    tokens_in: int
+    tokens_out: int
+    timings_ms: Mapping[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Token(Record):
+    """A piece of a streamed answer; the last one carries the whole answer."""
+
+    text: str
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True)
+class DocumentResult(Record):
+    """What became of one document of an ingest, made known after its commit.
+
+    ``event`` is ``committed``, ``skipped`` (already stored under the same key) or ``rejected``.
+    """
+
+    event: Literal["committed", "skipped", "rejected"]
+    id: str
+    namespace: str
+    version: int = 0
+    seq: int = 0
+    passages: int = 0
+    text_sha256: str = ""
+    delta_ids: tuple[str, ...] = ()
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Progress(Record):
+    """State of a running ingest; ``passages_total`` is None while it is not known."""
+
+    documents_done: int
+    passages_done: int
+    passages_total: int | None
+    seconds: float
+    last: DocumentResult | None = None
+
+
+@dataclass(frozen=True)
+class IngestReport(Record):
+    """Totals of an ingest: counts of documents, passages fitted, bytes of deltas written."""
+
+    added: int
+    updated: int
+    skipped: int
+    rejected: int
+    passages: int
+    size_bytes: int
+    seconds: float
+    failures: tuple[DocumentResult, ...] = ()
+
+
+@dataclass(frozen=True)
+class Estimate(Record):
+    """What an ingest would cost, from the texts and a short trial that stores nothing."""
+
+    documents: int
+    known: int
+    rejected: int
+    passages: int
+    tokens: int
+    trial_passages: int
+    seconds_per_passage: float
+    seconds: float
+    size_bytes: int
+
+
+def check_int(name: str, value: object, low: int, high: int) -> int:
+    """``value`` if it is an int (not a bool) in ``low..high``, else InvalidInput naming it."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidInput(f"{name} is {value!r}; allowed is a whole number from {low} to {high}")
+    return value
+
+
+def check_number(name: str, value: object, low: float, high: float) -> float:
+    """``value`` as float if it is finite and in ``low..high``, else InvalidInput naming it."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidInput(f"{name} is {value!r}; allowed is a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def check_question(question: object) -> str:
+    """``question`` if it is usable text, else InvalidInput saying why."""
+    if not isinstance(question, str) or not question.strip():
+        raise InvalidInput("the question is empty", hint="ask something in words")
+    if len(question) > MAX_QUESTION_CHARS:
+        raise InvalidInput(
+            f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARS} are allowed"
+        )
+    bad = next((c for c in question if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127), None)
+    if bad is not None or any(0xD800 <= ord(c) <= 0xDFFF for c in question):
+        shown = repr(bad) if bad is not None else "a lone surrogate"
+        raise InvalidInput(f"the question contains the control character {shown}; remove it")
+    return question
+
+
+NAMESPACE_CHARS = 64
+
+
+def check_namespace(namespace: object) -> str:
+    """``namespace`` if it is 1 to 64 printable characters, else InvalidInput."""
+    ok = isinstance(namespace, str) and 0 < len(namespace) <= NAMESPACE_CHARS
+    if not ok or not str(namespace).isprintable():
+        raise InvalidInput(
+            f"namespace {namespace!r} is not allowed: 1 to {NAMESPACE_CHARS} printable characters"
+        )
+    return str(namespace)

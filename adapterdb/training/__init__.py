@@ -1,0 +1,1 @@
+"""Sequences to delta rows; knows no database."""

@@ -1,0 +1,157 @@
+"""Fits N passages at once: one row of a bank ``(N, P)`` each, one forward for all.
+
+Row n sees only its own sequences, its own gradient and its own AdamW state, so the result for a
+passage does not depend on its neighbours. A step takes the next sequence of every passage, exactly
+as a serial loop with batch size 1 would; passages with fewer sequences sit out the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adapterdb.adapted_model import AdaptedModel
+from adapterdb.prompts import PromptEncoder
+from adapterdb.training.objective import (
+    TokenSequence,
+    TrainingPassage,
+    pad,
+    passage_losses,
+    sequences_of,
+)
+from adapterdb.training.recipes import Recipe
+from adapterdb.training.start import Start
+
+_NOTHING = TokenSequence(())
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The deltas of N passages.
+
+    Args:
+        rows: ``(N, P)`` float32 on the CPU: factors, or gradients at theta*.
+        loss_before: ``(N,)`` loss on the passages' own sequences at the start, nats per token.
+        loss_after: the same with each passage's own delta.
+    """
+
+    rows: Tensor
+    loss_before: Tensor
+    loss_after: Tensor
+
+
+def fit(
+    adapted: AdaptedModel,
+    encoder: PromptEncoder,
+    passages: Sequence[TrainingPassage],
+    recipe: Recipe,
+    start: Start,
+) -> Fitted:
+    """Make the deltas of ``passages`` by ``recipe``.
+
+    Raises:
+        Rejected: if a passage has nothing to learn from (see ``objective.sequences_of``).
+    """
+    data = [sequences_of(passage, recipe, encoder) for passage in passages]
+    theta = start.theta.to(_device(adapted))
+    rows = theta.expand(len(data), -1).clone()
+    if recipe.produces == "gradient":
+        made = gradients(adapted, rows, data)
+        used = start.step(made.cpu()).to(rows.device)
+    else:
+        made = used = train(adapted, rows, data, recipe)
+    return Fitted(made.cpu(), losses(adapted, rows, data).cpu(), losses(adapted, used, data).cpu())
+
+
+def train(
+    adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]], recipe: Recipe
+) -> Tensor:
+    """AdamW on each row's own sequences, one sequence a step, in order.
+
+    Args:
+        rows: ``(N, P)`` float32, where the passages start; left unchanged.
+        data: N lists of sequences.
+
+    Returns:
+        The fitted rows ``(N, P)``.
+    """
+    bank = rows.clone().requires_grad_()
+    optimizer = RowAdamW(bank, recipe.lr, recipe.weight_decay)
+    for _ in range(recipe.epochs):
+        for step in range(max(len(sequences) for sequences in data)):
+            active = torch.tensor([step < len(s) for s in data], device=bank.device)
+            batch = [s[step] if step < len(s) else _NOTHING for s in data]
+            gradient = _gradient(adapted, bank, [[sequence] for sequence in batch])
+            optimizer.step(gradient, active)
+    return bank.detach()
+
+
+def gradients(
+    adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]]
+) -> Tensor:
+    """The gradient ``(N, P)`` of each passage's loss at its row (Meta-PG; ReGrad's bank)."""
+    return _gradient(adapted, rows.clone().requires_grad_(), data)
+
+
+@torch.no_grad()
+def losses(adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
+    """``(N,)`` the loss of each passage's own sequences under its own row."""
+    return _losses(adapted, rows, data)
+
+
+def _gradient(
+    adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]
+) -> Tensor:
+    # the sum over passages: each row's gradient is that of its own mean loss alone
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(_losses(adapted, bank, data).sum(), bank)
+    return gradient
+
+
+def _losses(adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
+    width = max(len(sequences) for sequences in data)
+    flat = [
+        sequence
+        for sequences in data
+        for sequence in [*sequences, *[_NOTHING] * (width - len(sequences))]
+    ]
+    ids, mask, labels = pad(flat, bank.device)
+    with adapted.using_rows(bank) as model:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return passage_losses(logits, labels, len(data))
+
+
+class RowAdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) where every row counts its own steps.
+
+    Args:
+        bank: ``(N, P)`` float32 leaf, updated in place.
+        lr, weight_decay: as in torch; betas 0.9 and 0.999, eps 1e-8.
+    """
+
+    def __init__(self, bank: Tensor, lr: float, weight_decay: float) -> None:
+        self.bank, self.lr, self.weight_decay = bank, lr, weight_decay
+        self.mean = torch.zeros_like(bank)
+        self.square = torch.zeros_like(bank)
+        self.steps = torch.zeros(len(bank), 1, device=bank.device)
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, active: Tensor) -> None:
+        """Update the rows where ``active (N,)`` is true; the others keep their state."""
+        which = active.nonzero().squeeze(1)
+        g = gradient[which]
+        self.steps[which] += 1
+        self.mean[which] = self.mean[which].lerp_(g, 0.1)
+        self.square[which] = self.square[which].mul_(0.999).addcmul_(g, g, value=0.001)
+        count = self.steps[which]
+        mean = self.mean[which] / (1 - 0.9**count)
+        root = (self.square[which] / (1 - 0.999**count)).sqrt_().add_(1e-8)
+        rows = self.bank[which] * (1 - self.lr * self.weight_decay)
+        self.bank[which] = rows.addcdiv_(mean, root, value=-self.lr)
+
+
+def _device(adapted: AdaptedModel) -> torch.device:
+    return next(adapted.model.parameters()).device

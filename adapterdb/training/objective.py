@@ -1,0 +1,129 @@
+"""A passage to the token sequences its delta is fitted to, and the loss of each passage.
+
+PRAG's training set (arXiv 2501.15915, section 3.1): of n question-answer pairs the first
+(n + 1) // 2 appear twice, with the passage and with its rewrite in the prompt; the others appear
+without any passage. Three pairs give five sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from adapterdb.errors import Rejected
+from adapterdb.prompts import PromptEncoder
+from adapterdb.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingPassage:
+    """What a delta is made from.
+
+    Args:
+        title: of its document, or empty.
+        text: of the passage.
+        rewrite: a paraphrase, for ``prag``.
+        qa: question and answer pairs, for ``prag``.
+    """
+
+    title: str
+    text: str
+    rewrite: str = ""
+    qa: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids, and from which position on they carry loss (0: all but the first)."""
+
+    ids: tuple[int, ...]
+    loss_from: int = 0
+
+
+def sequences_of(
+    passage: TrainingPassage, recipe: Recipe, encoder: PromptEncoder
+) -> list[TokenSequence]:
+    """The sequences of one passage, in the order they are trained on.
+
+    Raises:
+        Rejected: code ``no_augmentation`` if ``prag`` finds no rewrite or Q&A; code ``empty`` if
+            there is no token to learn from.
+    """
+    if recipe.sequences == "prag":
+        found = _prag(passage, recipe, encoder)
+    else:
+        found = [TokenSequence(tuple(encoder.document(passage.title, passage.text)))]
+    if any(len(sequence.ids) < 2 for sequence in found):
+        raise Rejected("the passage has no token to learn from", code="empty")
+    return found
+
+
+def _prag(passage: TrainingPassage, recipe: Recipe, encoder: PromptEncoder) -> list[TokenSequence]:
+    if not passage.rewrite or not passage.qa:
+        raise Rejected(
+            "recipe 'prag' needs a rewrite and question-answer pairs with the document",
+            code="no_augmentation",
+            hint="give fields 'rewrite' and 'qa' in JSONL, or use recipe 'rg'",
+        )
+    with_text = (len(passage.qa) + 1) // 2
+    prompts: list[tuple[list[int], str]] = []
+    for i, (question, answer) in enumerate(passage.qa):
+        room = encoder.prompts.max_new_tokens
+        if i < with_text:
+            for text in (passage.text, passage.rewrite):
+                ids, _ = encoder.context(question, [(passage.title, text)], room)
+                prompts.append((ids, answer))
+        else:
+            prompts.append((encoder.blind(question), answer))
+    sequences = []
+    for ids, answer in prompts:
+        whole = (*ids, *encoder.answer(answer))
+        sequences.append(TokenSequence(whole, len(ids) if recipe.mask == "answer" else 0))
+    return sequences
+
+
+def passage_losses(logits: Tensor, labels: Tensor, passages: int) -> Tensor:
+    """Mean cross entropy of each passage's labelled tokens, in nats.
+
+    Args:
+        logits: ``(N * M, T, V)``; passage n owns the M rows from n * M.
+        labels: int64 ``(N * M, T)``, already shifted; -100 carries no loss.
+        passages: N.
+
+    Returns:
+        ``(N,)``, at least float32; 0 for a passage without labels.
+    """
+    kept = labels != -100
+    chosen = logits[kept]
+    chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
+    losses = F.cross_entropy(chosen, labels[kept], reduction="none")
+    owner = torch.arange(passages, device=labels.device).repeat_interleave(
+        labels.shape[0] // passages
+    )
+    owner = owner[:, None].expand_as(labels)[kept]
+    counts = losses.new_zeros(passages).index_add(0, owner, torch.ones_like(losses))
+    return torch.zeros_like(counts).index_add(0, owner, losses) / counts.clamp(min=1)
+
+
+def pad(sequences: Sequence[TokenSequence], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded ``input_ids``, ``attention_mask`` and shifted ``labels``, each int64 ``(B, T)``.
+
+    An empty sequence gives a row of padding without labels (it keeps one attended position, since
+    attention over nothing is undefined).
+    """
+    width = max(2, max(len(s.ids) for s in sequences))
+    ids = torch.zeros(len(sequences), width, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, -100)
+    for row, sequence in enumerate(sequences):
+        n = len(sequence.ids)
+        ids[row, :n] = torch.tensor(sequence.ids, dtype=torch.int64)
+        mask[row, : max(n, 1)] = 1
+        first = max(sequence.loss_from, 1)
+        if n > first:
+            labels[row, first - 1 : n - 1] = ids[row, first:n]
+    return ids.to(device), mask.to(device), labels.to(device)

@@ -1,0 +1,106 @@
+"""Mixtures acting on a model; peft's own composition is the judge where it has the same one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from torch import Tensor
+
+from adapterdb.base_model import BaseModel, load_base_model
+from adapterdb.engine.runtime import Runtime
+from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
+from adapterdb.peft_format import write_peft
+from adapterdb.records import DeltaKind, Mixture
+from adapterdb.training.start import Start
+
+IDS = torch.tensor([[1, 40, 41, 42, 43, 44]])
+MIXTURES = [
+    Mixture((("a", 0.5), ("b", 0.3), ("c", 0.2))),
+    Mixture(),
+    Mixture((("d", 1.0),)),
+    Mixture((("c", 0.7), ("a", 0.3))),
+]
+
+
+def runtime(
+    base: BaseModel, rows: Mapping[str, Tensor], layout: DeltaLayout, start: Start | None = None
+) -> Runtime:
+    """A runtime that loads from a dict."""
+    start = start or Start(torch.zeros(layout.size), torch.zeros(layout.size))
+    return Runtime(
+        base, layout, start, slots=4, dtype=torch.float32, load=lambda ids: [rows[i] for i in ids]
+    )
+
+
+def setup(
+    tiny_folder: Callable[[str], Path], kind: str
+) -> tuple[BaseModel, DeltaLayout, dict[str, Tensor]]:
+    """A tiny base, a layout over all its linears, and four random rows."""
+    base = load_base_model(str(tiny_folder(kind)), dtype="float32")
+    layout = plan_layout(LoraSpec(rank=2, alpha=4.0, targets=("all",)), base.linears())
+    generator = torch.Generator().manual_seed(3)
+    rows = {n: torch.randn(layout.size, generator=generator) * 0.2 for n in "abcd"}
+    return base, layout, rows
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_mixed_batch_equals_pefts_cat_one_by_one(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    """Each row of a batch with its own mixture gives the logits of peft's weighted cat alone."""
+    base, layout, rows = setup(tiny_folder, kind)
+    kinds: dict[str, DeltaKind] = dict.fromkeys("abcd", "lora")
+    plain = base.model(IDS).logits
+    with runtime(base, rows, layout).acting(MIXTURES, kinds) as model:
+        ours = model(IDS.expand(len(MIXTURES), -1)).logits
+    assert torch.equal(base.model(IDS).logits, plain)
+    for name, row in rows.items():
+        write_peft(tmp_path / name, row, layout, base_model="x", fan_in_fan_out=kind == "gpt2")
+    judge = peft.PeftModel.from_pretrained(base.model, str(tmp_path / "a"), adapter_name="a")
+    for name in "bcd":
+        judge.load_adapter(str(tmp_path / name), adapter_name=name)
+    for row, mixture in enumerate(MIXTURES):
+        want = plain
+        if mixture.parts:
+            names, weights = zip(*mixture.parts, strict=True)
+            judge.add_weighted_adapter(list(names), list(weights), f"m{row}", "cat")
+            judge.set_adapter(f"m{row}")
+            want = judge(IDS).logits
+            assert (want - plain).abs().max() > 1e-2
+        torch.testing.assert_close(ours[row : row + 1], want, atol=2e-5, rtol=1e-5)
+
+
+def test_gradient_parts_act_as_one_step(tiny_folder: Callable[[str], Path]) -> None:
+    """Gradient deltas act as theta - alpha * sum of weighted gradients, beside LoRA ones."""
+    base, layout, rows = setup(tiny_folder, "llama")
+    generator = torch.Generator().manual_seed(4)
+    start = Start(
+        torch.randn(layout.size, generator=generator) * 0.1,
+        torch.rand(layout.size, generator=generator),
+    )
+    kinds: dict[str, DeltaKind] = {"a": "gradient", "b": "gradient", "c": "gradient", "d": "lora"}
+    it = runtime(base, rows, layout, start)
+    with it.acting(MIXTURES, kinds) as model:
+        ours = model(IDS.expand(len(MIXTURES), -1)).logits
+    stepped = start.step(0.5 * rows["a"] + 0.3 * rows["b"] + 0.2 * rows["c"])
+    other = start.step(0.7 * rows["c"] + 0.3 * rows["a"])
+    for row, want_row in ((0, stepped), (2, rows["d"]), (3, other)):
+        with it.adapted.using_rows(want_row[None]):
+            want = base.model(IDS).logits
+        torch.testing.assert_close(ours[row : row + 1], want, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(ours[1:2], base.model(IDS).logits, atol=2e-5, rtol=1e-5)
+
+
+def test_base_weights_are_untouched(tiny_folder: Callable[[str], Path]) -> None:
+    """After any sequence of requests every base weight is bit for bit what it was."""
+    base, layout, rows = setup(tiny_folder, "gpt2")
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    it = runtime(base, rows, layout)
+    for _ in range(3):
+        with it.acting(MIXTURES, dict.fromkeys("abcd", "lora")) as model:
+            model(IDS.expand(len(MIXTURES), -1))
+    assert all(torch.equal(before[n], t) for n, t in base.model.state_dict().items())

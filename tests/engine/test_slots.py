@@ -1,0 +1,89 @@
+"""The slot pool: residency, eviction order, pins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from adapterdb.engine.slots import SlotPool
+from adapterdb.errors import Corrupt, InvalidInput, Locked
+
+ROWS = {name: torch.full((4,), float(i)) for i, name in enumerate("abcdef")}
+
+
+def pool(slots: int, loads: list[str] | None = None) -> SlotPool:
+    """A pool over ROWS that notes what it loads."""
+
+    def load(ids: Sequence[str]) -> list[Tensor]:
+        if loads is not None:
+            loads.extend(ids)
+        if "bad" in ids:
+            raise Corrupt("bad", code="sha_mismatch")
+        return [ROWS[i] for i in ids]
+
+    return SlotPool(slots, 4, torch.float32, torch.device("cpu"), load)
+
+
+def test_resident_rows_are_the_stored_rows() -> None:
+    """Each slot named holds the row of its delta, and a repeated id gets one slot."""
+    it = pool(3)
+    with it.resident(["b", "e", "b"]) as slot_of:
+        assert {i: it.rows[s].tolist() for i, s in slot_of.items()} == {
+            "b": [1.0] * 4,
+            "e": [4.0] * 4,
+        }
+
+
+def test_least_recently_used_goes_first() -> None:
+    """A full pool evicts the delta used longest ago, and loads nothing that is resident."""
+    loads: list[str] = []
+    it = pool(2, loads)
+    for ids in (["a"], ["b"], ["a"], ["c"], ["a"], ["b"]):
+        with it.resident(ids):
+            pass
+    assert loads == ["a", "b", "c", "b"]
+    assert it.resident_ids == ("a", "b")
+
+
+def test_pinned_rows_are_never_overwritten() -> None:
+    """While a request holds its slots, another evicts around them or is told to wait."""
+    it = pool(2)
+    with it.resident(["a"]) as first:
+        with it.resident(["b"]):
+            pass
+        with it.resident(["c"]), pytest.raises(Locked), it.resident(["d"]):
+            pass
+        assert it.rows[first["a"]].tolist() == [0.0] * 4
+        assert "a" in it.resident_ids
+    assert it.pinned == 0
+
+
+def test_pins_return_after_an_error() -> None:
+    """A load that fails leaves no pin behind and no half-filled slot."""
+    it = pool(2)
+    with pytest.raises(Corrupt), it.resident(["bad"]):
+        pass
+    assert it.pinned == 0
+    assert it.resident_ids == ()
+
+
+def test_more_deltas_than_slots_is_refused() -> None:
+    """A request that can never fit is refused with the numbers."""
+    with (
+        pytest.raises(InvalidInput, match="3 deltas at once, but there are 2 slots"),
+        pool(2).resident(["a", "b", "c"]),
+    ):
+        pass
+
+
+def test_forgotten_rows_are_zeroed() -> None:
+    """Forgetting a delta frees its slot and leaves none of its numbers behind."""
+    it = pool(2)
+    with it.resident(["f"]) as slot_of:
+        slot = slot_of["f"]
+    it.forget(["f", "never seen"])
+    assert it.rows[slot].abs().sum() == 0
+    assert it.resident_ids == ()
