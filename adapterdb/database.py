@@ -194,15 +194,17 @@ class AdapterDB:
 
         Raises:
             Mismatch: if it is no plain LoRA of this home's modules and rank, or not finite.
-            InvalidInput: if the text is empty.
+            Rejected: if the text or the name is not allowed.
         """
         from adapterdb.ingest.imported import put_row
+        from adapterdb.ingest.readers import check_document
         from adapterdb.peft_format import read_peft
 
         check_namespace(namespace)
         layout = self._home.store.info.layout
         row = read_peft(Path(weights), layout) if isinstance(weights, str | Path) else weights
         document = Document(name, text, title, "imported", metadata or {})
+        document = check_document(document, self.config.limits)
         return put_row(
             self._home.store, self._home.embedder, self._home.base, row, document, namespace
         )
@@ -221,7 +223,7 @@ class AdapterDB:
         """The passages that fit a question best, see ``engine.search``."""
         from adapterdb.engine.search import search
 
-        return search(
+        found = search(
             self._home.store,
             self._home.embedder,
             question,
@@ -230,6 +232,7 @@ class AdapterDB:
             where=where,
             kind=kind,
         )
+        return [entry.hit for entry in found]
 
     def ask(self, question: str, **options: Any) -> Answer:
         """Answer one question; options as in ``ask_many``."""
@@ -281,8 +284,8 @@ class AdapterDB:
     def applied(self, mixture: Mixture | Mapping[str, float]) -> Iterator[Any]:
         """The transformers model acting with ``mixture`` inside the block, for your own calls."""
         chosen = self._mixture(mixture, "default")
-        kinds = {i: self._home.store.delta(i).kind for i, _ in chosen.parts}
-        with self._home.runtime.acting([chosen], kinds) as model:
+        registered = self._home.answerer.registered(chosen)
+        with self._home.runtime.acting([chosen], registered) as model:
             yield model
 
     # --- looking and taking out

@@ -174,7 +174,7 @@ class Home:
             self.start,
             slots=self.options.slots,
             dtype=getattr(torch, store.info.dtype),
-            load=lambda ids: [store.read_row(ref) for ref in store.rows_of(ids)],
+            load=store.read_row,
         )
 
     @property

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from adapterdb.errors import InvalidInput, Mismatch
@@ -87,6 +87,22 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Family:
+    """Sites alike in every layer: the same module, the same shape, one distance apart.
+
+    Args:
+        indices: of the sites, in layout order.
+        a_start, b_start: where the first one's A and B begin in the row.
+        stride: numbers from one member to the next; 0 for a single one.
+    """
+
+    indices: tuple[int, ...]
+    a_start: int
+    b_start: int
+    stride: int
+
+
+@dataclass(frozen=True)
 class DeltaLayout:
     """The order of all factors in a row of ``size`` numbers.
 
@@ -146,6 +162,38 @@ class DeltaLayout:
         width = self.sites[index].out_features
         block = rows[..., start : start + self.rank * width]
         return block.view(*rows.shape[:-1], self.rank, width)
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """Sites of equal shape that lie at equal distances, so that one view stacks them all."""
+        found: dict[tuple[str, int, int], list[int]] = {}
+        for i, site in enumerate(self.sites):
+            kind = ".".join("" if part.isdigit() else part for part in site.name.split("."))
+            found.setdefault((kind, site.in_features, site.out_features), []).append(i)
+        families: list[Family] = []
+        for members in found.values():
+            a = [self.offsets[i][0] for i in members]
+            b = [self.offsets[i][1] for i in members]
+            stride = a[1] - a[0] if len(a) > 1 else 0
+            steps = {y - x for at in (a, b) for x, y in pairwise(at)}
+            if len(members) == 1 or steps == {stride}:
+                families.append(Family(tuple(members), a[0], b[0], stride))
+            else:
+                families += [Family((i,), *self.offsets[i], 0) for i in members]
+        return tuple(families)
+
+    def stacked(self, rows: Tensor, family: Family) -> tuple[Tensor, Tensor]:
+        """All A ``(..., n, R, H1)`` and transposed B ``(..., n, R, H2)`` of a family, as views."""
+        site, n = self.sites[family.indices[0]], len(family.indices)
+
+        def view(start: int, width: int) -> Tensor:
+            return rows.as_strided(
+                (*rows.shape[:-1], n, self.rank, width),
+                (*rows.stride()[:-1], family.stride, width, 1),
+                rows.storage_offset() + start,
+            )
+
+        return view(family.a_start, site.in_features), view(family.b_start, site.out_features)
 
     def views(self, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
         """``(A, transposed B)`` of every site, in order, without a copy."""

@@ -7,15 +7,15 @@ the base model answers alone and the answer says so.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adapterdb.config import SearchConfig
 from adapterdb.embedder import Embedder
 from adapterdb.engine.compose import compose
 from adapterdb.engine.decode import StopRules, decode
-from adapterdb.engine.runtime import Runtime
-from adapterdb.engine.search import search
+from adapterdb.engine.runtime import Registered, Runtime
+from adapterdb.engine.search import Found, search
 from adapterdb.errors import Corrupt, InvalidInput
 from adapterdb.records import (
     MAX_K,
@@ -80,6 +80,7 @@ class _Plan:
     question: str
     hits: tuple[Hit, ...]
     mixture: Mixture
+    registered: dict[str, Registered]
     prompt: tuple[int, ...]
     note: str
     search_ms: float
@@ -132,16 +133,20 @@ class Answerer:
         check_question(question)
         encoder = self.runtime.base.encoder
         began = time.perf_counter()
-        hits = self._hits(question, options)
+        found = self._find(question, options)
+        hits = [entry.hit for entry in found]
         mixture = options.mixture or compose(
             hits, options.composition, temperature=self.settings.temperature
         )
-        note = ""
         if options.mode in ("base", "rag"):
             mixture = Mixture((), options.composition)
+        registered = {e.hit.delta_id: Registered(e.hit.kind, e.row) for e in found}
+        if options.mixture is not None:
+            registered = self.registered(options.mixture)
+        note = ""
         if options.mode != "base" and not hits and not mixture.parts:
             note = NOTHING_RELEVANT
-        mixture, damaged = self._without_damaged(mixture)
+        mixture, damaged = self._without_damaged(mixture, registered)
         if damaged:
             note = f"left out because damaged: {', '.join(damaged)}; run 'adb doctor'"
         prompt, used = encoder.blind(question), len(hits)
@@ -158,12 +163,18 @@ class Answerer:
         if options.mode == "rag":
             hits = hits[:used]
         milliseconds = 1e3 * (time.perf_counter() - began)
-        return _Plan(question, tuple(hits), mixture, tuple(prompt), note, milliseconds)
+        return _Plan(question, tuple(hits), mixture, registered, tuple(prompt), note, milliseconds)
 
-    def _hits(self, question: str, options: AskOptions) -> list[Hit]:
-        if options.mode == "base":
-            return []
-        if options.mixture is not None and options.mode == "adapter":
+    def registered(self, mixture: Mixture) -> dict[str, Registered]:
+        """Kind and place of the deltas a caller named; NotFound if one is not active."""
+        ids = [delta_id for delta_id, _ in mixture.parts]
+        rows = self.store.rows_of(ids)
+        return {
+            i: Registered(self.store.delta(i).kind, row) for i, row in zip(ids, rows, strict=True)
+        }
+
+    def _find(self, question: str, options: AskOptions) -> list[Found]:
+        if options.mode == "base" or (options.mixture is not None and options.mode == "adapter"):
             return []
         found = search(
             self.store,
@@ -175,16 +186,19 @@ class Answerer:
         )
         least = options.min_similarity
         least = self.settings.min_similarity if least is None else least
-        return [hit for hit in found if hit.similarity >= least]
+        return [entry for entry in found if entry.hit.similarity >= least]
 
-    def _without_damaged(self, mixture: Mixture) -> tuple[Mixture, list[str]]:
+    def _without_damaged(
+        self, mixture: Mixture, registered: Mapping[str, Registered]
+    ) -> tuple[Mixture, list[str]]:
         """The mixture without deltas whose stored bytes fail their check, and their ids."""
         damaged = []
         for delta_id, _ in mixture.parts:
-            if delta_id in self.runtime.pool.resident_ids:
-                continue
             try:
-                with self.runtime.lock, self.runtime.pool.resident([delta_id]):
+                with (
+                    self.runtime.lock,
+                    self.runtime.pool.resident({delta_id: registered[delta_id].row}),
+                ):
                     pass
             except Corrupt:
                 damaged.append(delta_id)
@@ -196,11 +210,9 @@ class Answerer:
     ) -> Iterator[tuple[list[list[int]], list[Answer]]]:
         """Decode; yields what was said so far after each step, at last with the answers."""
         said: list[list[int]] = [[] for _ in plans]
-        kinds = {hit.delta_id: hit.kind for plan in plans for hit in plan.hits}
-        for delta_id in {i for plan in plans for i, _ in plan.mixture.parts} - set(kinds):
-            kinds[delta_id] = self.store.delta(delta_id).kind
+        registered = {i: r for plan in plans for i, r in plan.registered.items()}
         load_from = time.perf_counter()
-        with self.runtime.acting([plan.mixture for plan in plans], kinds) as model:
+        with self.runtime.acting([plan.mixture for plan in plans], registered) as model:
             load_ms = 1e3 * (time.perf_counter() - load_from)
             decode_from = time.perf_counter()
             steps = decode(

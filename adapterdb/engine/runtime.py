@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +19,17 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel, Factors
 from adapterdb.base_model import BaseModel
 from adapterdb.engine.slots import Loader, SlotPool
-from adapterdb.kernels import gather_lora
 from adapterdb.layout import DeltaLayout
 from adapterdb.records import DeltaKind, Mixture
+from adapterdb.store.rows import RowRef
 from adapterdb.training.start import Start
+
+
+class Registered(NamedTuple):
+    """What it takes to make a stored delta resident: its kind, and where its row lies."""
+
+    kind: DeltaKind
+    row: RowRef
 
 
 class Runtime:
@@ -34,7 +41,7 @@ class Runtime:
         start: theta* and alpha, for gradient deltas.
         slots: S of the pool.
         dtype: of the stored rows.
-        load: delta ids to rows, from the store.
+        load: reads one row from the store.
     """
 
     def __init__(
@@ -56,23 +63,25 @@ class Runtime:
         self._alpha = start.alpha.to(base.device)
 
     @contextmanager
-    def acting(self, mixtures: Sequence[Mixture], kinds: Mapping[str, DeltaKind]) -> Iterator[Any]:
+    def acting(
+        self, mixtures: Sequence[Mixture], registered: Mapping[str, Registered]
+    ) -> Iterator[Any]:
         """The transformers model acting, in batch row i, with ``mixtures[i]``.
 
         Args:
             mixtures: one for each row of the batch; an empty one leaves its row to the base.
-            kinds: kind of every delta named in them.
+            registered: kind and place of every delta named in them.
         """
-        ids = [delta_id for mixture in mixtures for delta_id, _ in mixture.parts]
-        with self.lock, self.pool.resident(ids) as slot_of:
-            factors = self._factors(mixtures, kinds, slot_of) if ids else None
+        wanted = {i: registered[i].row for mixture in mixtures for i, _ in mixture.parts}
+        with self.lock, self.pool.resident(wanted) as slot_of:
+            factors = self._factors(mixtures, registered, slot_of) if wanted else None
             with self.adapted.using(factors) as model:
                 yield model
 
     def _factors(
         self,
         mixtures: Sequence[Mixture],
-        kinds: Mapping[str, DeltaKind],
+        registered: Mapping[str, Registered],
         slot_of: Mapping[str, int],
     ) -> Factors:
         """``a (B, K*R, H1)``, ``b (B, K*R, H2)`` for each site, gathered once for the request."""
@@ -80,8 +89,8 @@ class Runtime:
         parts: list[list[tuple[int, float]]] = []
         composed: list[Tensor] = []
         for mixture in mixtures:
-            mine = [(slot_of[i], w) for i, w in mixture.parts if kinds[i] != "gradient"]
-            steps = [(slot_of[i], w) for i, w in mixture.parts if kinds[i] == "gradient"]
+            mine = [(slot_of[i], w) for i, w in mixture.parts if registered[i].kind != "gradient"]
+            steps = [(slot_of[i], w) for i, w in mixture.parts if registered[i].kind == "gradient"]
             if steps:
                 mine.append((len(bank) + len(composed), 1.0))
                 composed.append(self._step(steps))
@@ -97,12 +106,23 @@ class Runtime:
         return self._gather(bank, slots.to(bank.device), weights.to(bank.device))
 
     def _gather(self, bank: Tensor, slots: Tensor, weights: Tensor) -> Factors:
-        scale, number = self.layout.scale, self.base.dtype
-        factors = []
-        for a, b in self.layout.views(bank):
-            a_rows, b_rows = gather_lora(a, b.float(), slots, weights, scale)
-            factors.append((a_rows.to(number), b_rows.to(number)))
+        """Two copies for each family of sites, not for each site: activation is all overhead."""
+        rows = bank[slots.clamp(min=0)]  # (B, K, P)
+        gain = (slots >= 0) * weights * self.layout.scale
+        factors: list[tuple[Tensor, Tensor]] = [(rows, rows)] * len(self.layout.sites)
+        for family in self.layout.families:
+            a, b = self.layout.stacked(rows, family)
+            b = b * gain[..., None, None, None]
+            pairs = zip(self._concatenated(a), self._concatenated(b), strict=True)
+            for index, pair in zip(family.indices, pairs, strict=True):
+                factors[index] = pair
         return factors
+
+    def _concatenated(self, stacked: Tensor) -> tuple[Tensor, ...]:
+        """``(B, K, n, R, H)`` to n tensors ``(B, K*R, H)`` in the base's dtype."""
+        batch, k, n, rank, width = stacked.shape
+        moved = stacked.permute(2, 0, 1, 3, 4).reshape(n, batch, k * rank, width)
+        return moved.to(self.base.dtype).unbind()
 
     def _step(self, steps: Sequence[tuple[int, float]]) -> Tensor:
         """theta* - alpha * sum_i w_i g_i as a row ``(P,)`` float32."""

@@ -6,15 +6,24 @@ sum over the lists it is in of 1 / (60 + rank). It needs no scale shared by cosi
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from adapterdb.embedder import Embedder
 from adapterdb.errors import InvalidInput
 from adapterdb.records import MAX_K, Hit, SearchKind, check_int, check_namespace, check_question
-from adapterdb.store.rows import PassageRow, Scored
+from adapterdb.store.rows import PassageRow, RowRef, Scored
 from adapterdb.store.store import Store
 
 RRF_CONSTANT = 60
 CANDIDATES_PER_HIT = 4  # fusion looks this many times deeper than it returns
 KINDS = ("hybrid", "vector", "text")
+
+
+class Found(NamedTuple):
+    """A hit, and where the row of its delta lies."""
+
+    hit: Hit
+    row: RowRef
 
 
 def search(
@@ -26,7 +35,7 @@ def search(
     namespace: str = "default",
     where: str | None = None,
     kind: SearchKind = "hybrid",
-) -> list[Hit]:
+) -> list[Found]:
     """The ``k`` passages that fit the question best, best first; fewer if fewer are stored.
 
     Args:
@@ -53,23 +62,27 @@ def search(
     ranked = fuse(lists)[:k] if kind == "hybrid" else [(s.passage, s.score) for s in lists[0][:k]]
     similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked])
     return [
-        Hit(
-            passage_id=passage.passage_id,
-            delta_id=passage.delta_id,
-            kind=passage.kind,
-            namespace=passage.namespace,
-            document=passage.document,
-            version=passage.version,
-            title=passage.title,
-            start=passage.start,
-            end=passage.end,
-            text=passage.text,
-            similarity=similar[passage.passage_id],
-            score=score,
-            rank=rank,
-        )
+        Found(_hit(passage, similar[passage.passage_id], score, rank), passage.row)
         for rank, (passage, score) in enumerate(ranked, start=1)
     ]
+
+
+def _hit(passage: PassageRow, similarity: float, score: float, rank: int) -> Hit:
+    return Hit(
+        passage_id=passage.passage_id,
+        delta_id=passage.delta_id,
+        kind=passage.kind,
+        namespace=passage.namespace,
+        document=passage.document,
+        version=passage.version,
+        title=passage.title,
+        start=passage.start,
+        end=passage.end,
+        text=passage.text,
+        similarity=similarity,
+        score=score,
+        rank=rank,
+    )
 
 
 def fuse(lists: list[list[Scored]]) -> list[tuple[PassageRow, float]]:

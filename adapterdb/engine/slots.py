@@ -7,15 +7,16 @@ as it runs, so that no other request can overwrite them. Knows nothing of models
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from adapterdb.errors import InvalidInput, Locked
+from adapterdb.store.rows import RowRef
 
-Loader = Callable[[Sequence[str]], list[Tensor]]
+Loader = Callable[[RowRef], Tensor]
 
 
 class SlotPool:
@@ -26,7 +27,7 @@ class SlotPool:
         size: P.
         dtype: of the rows, as stored.
         device: where they lie.
-        load: delta ids to rows ``(P,)`` from the store.
+        load: reads one row ``(P,)`` from the store.
     """
 
     def __init__(
@@ -37,29 +38,31 @@ class SlotPool:
         self._load = load
         self._slot_of: OrderedDict[str, int] = OrderedDict()
         self._pins: Counter[str] = Counter()
+        self._free = list(range(slots))
 
     @contextmanager
-    def resident(self, delta_ids: Sequence[str]) -> Iterator[dict[str, int]]:
+    def resident(self, wanted: Mapping[str, RowRef]) -> Iterator[dict[str, int]]:
         """Id to slot of these deltas, pinned inside the block.
+
+        Args:
+            wanted: delta id to where its row lies.
 
         Raises:
             InvalidInput: if they are more than there are slots.
             Locked: if pins of other requests leave too few slots.
         """
-        wanted = list(dict.fromkeys(delta_ids))
         if len(wanted) > len(self.rows):
             raise InvalidInput(
                 f"{len(wanted)} deltas at once, but there are {len(self.rows)} slots",
                 hint="open the database with more slots, or ask with a smaller k",
             )
-        self._pins.update(wanted)
+        self._pins.update(wanted.keys())
         try:
-            self._fill([i for i in wanted if i not in self._slot_of])
-            for delta_id in wanted:
-                self._slot_of.move_to_end(delta_id)
+            for delta_id, row in wanted.items():
+                self._touch(delta_id, row)
             yield {delta_id: self._slot_of[delta_id] for delta_id in wanted}
         finally:
-            self._pins.subtract(wanted)
+            self._pins.subtract(wanted.keys())
             self._pins += Counter()  # drops the zeros
 
     def forget(self, delta_ids: Sequence[str]) -> None:
@@ -68,6 +71,7 @@ class SlotPool:
             slot = self._slot_of.pop(delta_id, None)
             if slot is not None:
                 self.rows[slot] = 0
+                self._free.append(slot)
 
     @property
     def resident_ids(self) -> tuple[str, ...]:
@@ -79,16 +83,19 @@ class SlotPool:
         """How many deltas are pinned now."""
         return len(self._pins)
 
-    def _fill(self, missing: Sequence[str]) -> None:
-        self.misses += len(missing)
-        for delta_id, row in zip(missing, self._load(missing) if missing else [], strict=True):
-            slot = self._free_slot()
-            self.rows[slot].copy_(row)
-            self._slot_of[delta_id] = slot
+    def _touch(self, delta_id: str, row: RowRef) -> None:
+        """Make a delta the most recently used, reading it if it is not resident."""
+        if delta_id in self._slot_of:
+            self._slot_of.move_to_end(delta_id)
+            return
+        read = self._load(row)  # may fail, so before a slot is taken for it
+        slot = self._free_slot()
+        self.rows[slot].copy_(read)
+        self._slot_of[delta_id] = slot
 
     def _free_slot(self) -> int:
-        if len(self._slot_of) < len(self.rows):
-            return min(set(range(len(self.rows))) - set(self._slot_of.values()))
+        if self._free:
+            return self._free.pop()
         victim = next((i for i in self._slot_of if not self._pins[i]), None)
         if victim is None:
             raise Locked("every slot is pinned by a running request", hint="ask again in a moment")

@@ -1,5 +1,5 @@
 """Many low-rank deltas in one batch; knows only torch."""
 
-from adapterdb.kernels.lora import add_lora, gather_lora
+from adapterdb.kernels.lora import add_lora
 
-__all__ = ["add_lora", "gather_lora"]
+__all__ = ["add_lora"]

@@ -59,24 +59,6 @@ def add_lora(
     return reference.add_gathered(y, x, a, b, slots, weights, scale)
 
 
-def gather_lora(
-    a: Tensor, b: Tensor, slots: Tensor, weights: Tensor | None = None, scale: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """The factors of a whole request, gathered once so that every step reuses them.
-
-    ``add_lora(y, x, *gather_lora(a, b, slots, weights, scale))`` equals
-    ``add_lora(y, x, a, b, slots, weights, scale)``.
-
-    Args:
-        a: ``(S, R, H1)``; b: ``(S, R, H2)``; slots: int64 ``(B, K)``, -1 for none.
-        weights: ``(B, K)`` or None; folded into the second result together with ``scale``.
-
-    Returns:
-        ``(B, K*R, H1)`` and ``(B, K*R, H2)``, contiguous.
-    """
-    return reference.gather(a, b, slots, weights, scale)
-
-
 def _check(
     y: Tensor, x: Tensor, a: Tensor, b: Tensor, slots: Tensor | None, weights: Tensor | None
 ) -> None:

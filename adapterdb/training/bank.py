@@ -59,11 +59,12 @@ def fit(
     theta = start.theta.to(_device(adapted))
     rows = theta.expand(len(data), -1).clone()
     if recipe.produces == "gradient":
-        made = gradients(adapted, rows, data)
+        before, made = gradients(adapted, rows, data)
         used = start.step(made.cpu()).to(rows.device)
     else:
+        before = losses(adapted, rows, data)
         made = used = train(adapted, rows, data, recipe)
-    return Fitted(made.cpu(), losses(adapted, rows, data).cpu(), losses(adapted, used, data).cpu())
+    return Fitted(made.cpu(), before.cpu(), losses(adapted, used, data).cpu())
 
 
 def train(
@@ -78,37 +79,35 @@ def train(
     Returns:
         The fitted rows ``(N, P)``.
     """
-    bank = rows.clone().requires_grad_()
+    bank = rows.clone()
     optimizer = RowAdamW(bank, recipe.lr, recipe.weight_decay)
     for _ in range(recipe.epochs):
         for step in range(max(len(sequences) for sequences in data)):
             active = torch.tensor([step < len(s) for s in data], device=bank.device)
             batch = [s[step] if step < len(s) else _NOTHING for s in data]
-            gradient = _gradient(adapted, bank, [[sequence] for sequence in batch])
+            _, gradient = gradients(adapted, bank, [[sequence] for sequence in batch])
             optimizer.step(gradient, active)
-    return bank.detach()
+    return bank
 
 
 def gradients(
     adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]]
-) -> Tensor:
-    """The gradient ``(N, P)`` of each passage's loss at its row (Meta-PG; ReGrad's bank)."""
-    return _gradient(adapted, rows.clone().requires_grad_(), data)
+) -> tuple[Tensor, Tensor]:
+    """Loss ``(N,)`` of each passage at its row, and its gradient ``(N, P)`` there (ReGrad's bank).
+
+    The gradient is of the sum over passages, so that each row's is that of its own mean loss alone.
+    """
+    with torch.enable_grad():
+        leaf = rows.detach().requires_grad_()
+        loss = _losses(adapted, leaf, data)
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss.detach(), gradient
 
 
 @torch.no_grad()
 def losses(adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
     """``(N,)`` the loss of each passage's own sequences under its own row."""
     return _losses(adapted, rows, data)
-
-
-def _gradient(
-    adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]
-) -> Tensor:
-    # the sum over passages: each row's gradient is that of its own mean loss alone
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_losses(adapted, bank, data).sum(), bank)
-    return gradient
 
 
 def _losses(adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
@@ -128,7 +127,7 @@ class RowAdamW:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) where every row counts its own steps.
 
     Args:
-        bank: ``(N, P)`` float32 leaf, updated in place.
+        bank: ``(N, P)`` float32, updated in place.
         lr, weight_decay: as in torch; betas 0.9 and 0.999, eps 1e-8.
     """
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from adapterdb.base_model import BaseModel, load_base_model
-from adapterdb.engine.runtime import Runtime
+from adapterdb.engine.runtime import Registered, Runtime
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from adapterdb.peft_format import write_peft
-from adapterdb.records import DeltaKind, Mixture
+from adapterdb.records import Mixture
+from adapterdb.store.rows import RowRef
 from adapterdb.training.start import Start
 
 IDS = torch.tensor([[1, 40, 41, 42, 43, 44]])
@@ -26,13 +27,21 @@ MIXTURES = [
 ]
 
 
+def registered(gradient: str = "") -> dict[str, Registered]:
+    """Rows a to d, those named in ``gradient`` as gradient deltas, the others as LoRA."""
+    return {
+        n: Registered("gradient" if n in gradient else "lora", RowRef(n, 0, 0, "float32", "", 1.0))
+        for n in "abcd"
+    }
+
+
 def runtime(
     base: BaseModel, rows: Mapping[str, Tensor], layout: DeltaLayout, start: Start | None = None
 ) -> Runtime:
     """A runtime that loads from a dict."""
     start = start or Start(torch.zeros(layout.size), torch.zeros(layout.size))
     return Runtime(
-        base, layout, start, slots=4, dtype=torch.float32, load=lambda ids: [rows[i] for i in ids]
+        base, layout, start, slots=4, dtype=torch.float32, load=lambda row: rows[row.file]
     )
 
 
@@ -53,9 +62,8 @@ def test_mixed_batch_equals_pefts_cat_one_by_one(
 ) -> None:
     """Each row of a batch with its own mixture gives the logits of peft's weighted cat alone."""
     base, layout, rows = setup(tiny_folder, kind)
-    kinds: dict[str, DeltaKind] = dict.fromkeys("abcd", "lora")
     plain = base.model(IDS).logits
-    with runtime(base, rows, layout).acting(MIXTURES, kinds) as model:
+    with runtime(base, rows, layout).acting(MIXTURES, registered()) as model:
         ours = model(IDS.expand(len(MIXTURES), -1)).logits
     assert torch.equal(base.model(IDS).logits, plain)
     for name, row in rows.items():
@@ -82,9 +90,8 @@ def test_gradient_parts_act_as_one_step(tiny_folder: Callable[[str], Path]) -> N
         torch.randn(layout.size, generator=generator) * 0.1,
         torch.rand(layout.size, generator=generator),
     )
-    kinds: dict[str, DeltaKind] = {"a": "gradient", "b": "gradient", "c": "gradient", "d": "lora"}
     it = runtime(base, rows, layout, start)
-    with it.acting(MIXTURES, kinds) as model:
+    with it.acting(MIXTURES, registered(gradient="abc")) as model:
         ours = model(IDS.expand(len(MIXTURES), -1)).logits
     stepped = start.step(0.5 * rows["a"] + 0.3 * rows["b"] + 0.2 * rows["c"])
     other = start.step(0.7 * rows["c"] + 0.3 * rows["a"])
@@ -101,6 +108,6 @@ def test_base_weights_are_untouched(tiny_folder: Callable[[str], Path]) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     it = runtime(base, rows, layout)
     for _ in range(3):
-        with it.acting(MIXTURES, dict.fromkeys("abcd", "lora")) as model:
+        with it.acting(MIXTURES, registered()) as model:
             model(IDS.expand(len(MIXTURES), -1))
     assert all(torch.equal(before[n], t) for n, t in base.model.state_dict().items())

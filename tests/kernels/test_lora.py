@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapterdb.errors import InvalidInput
-from adapterdb.kernels import add_lora, gather_lora
+from adapterdb.kernels import add_lora
 
 POPULARITY = {
     "distinct": [[0, 1], [2, 3], [4, 5]],
@@ -57,15 +57,6 @@ def test_add_lora_is_the_weighted_sum(
     torch.testing.assert_close(
         got.double(), truth(y, x, a, b, slots, weights, 0.5), atol=atol, rtol=0
     )
-
-
-def test_gathered_once_equals_gathered_per_call() -> None:
-    """Gathering the factors of a request first does not change the result."""
-    y, x, a, b = problem()
-    slots = torch.tensor(POPULARITY["with none"])
-    weights = torch.rand(3, 2)
-    once = add_lora(y, x, *gather_lora(a, b, slots, weights, 0.5))
-    torch.testing.assert_close(once, add_lora(y, x, a, b, slots, weights, 0.5))
 
 
 def test_rows_without_slots_are_untouched() -> None:

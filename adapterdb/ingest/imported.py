@@ -1,0 +1,59 @@
+"""A LoRA made elsewhere, stored as the delta of a text."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from adapterdb.errors import Mismatch
+from adapterdb.records import Delta, Document, Passage
+from adapterdb.store.rows import NewDocument, NewPassage
+from adapterdb.store.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adapterdb.base_model import BaseModel
+    from adapterdb.embedder import Embedder
+
+
+def put_row(
+    store: Store,
+    embedder: Embedder,
+    base: BaseModel,
+    row: Tensor,
+    document: Document,
+    namespace: str,
+) -> Delta:
+    """Store factors ``row (P,)`` as the one delta of ``document``, whose text is one passage.
+
+    Raises:
+        Mismatch: if the row has another size or holds NaN or infinity.
+    """
+    size = store.info.layout.size
+    if tuple(row.shape) != (size,):
+        raise Mismatch(
+            f"the row is {tuple(row.shape)}, this home's layout has ({size},)",
+            code="layout_mismatch",
+        )
+    row = row.to(getattr(torch, store.info.dtype))
+    if not torch.isfinite(row).all():
+        raise Mismatch(f"the row holds NaN or infinity as {store.info.dtype}", code="non_finite")
+    (ref,) = store.write_rows(row[None])
+    text_sha = hashlib.sha256(document.text.encode()).hexdigest()
+    tokens = len(base.encoder.text(document.text))
+    passage = NewPassage(
+        Passage(0, 0, len(document.text), document.text, tokens),
+        embedder.encode(
+            [f"{document.title}: {document.text}" if document.title else document.text]
+        )[0],
+        ref,
+        kind="imported",
+        recipe="imported",
+    )
+    key = hashlib.sha256(f"imported {text_sha} {ref.sha256}".encode()).hexdigest()
+    (stored,) = store.commit([NewDocument(namespace, document, text_sha, key, (passage,))])
+    store.apply_outbox(namespace)
+    return store.deltas(stored.id)[0]

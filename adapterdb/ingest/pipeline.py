@@ -1,0 +1,351 @@
+"""The ingest path: skip what is known, chunk, fit in batches, embed, store, acknowledge.
+
+Passages of several documents share a batch; a document is committed as soon as its last passage is
+fitted, all of its passages in one transaction. The catalog is the only checkpoint: running the same
+ingest again takes up where it stopped. Reads no files and talks to no person.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from adapterdb.adapted_model import AdaptedModel
+from adapterdb.base_model import BaseModel
+from adapterdb.config import Config
+from adapterdb.embedder import Embedder
+from adapterdb.errors import Rejected
+from adapterdb.ingest.chunking import chunk
+from adapterdb.ingest.readers import Rejection, check_document
+from adapterdb.records import (
+    Document,
+    DocumentResult,
+    Estimate,
+    IngestReport,
+    Metadata,
+    Passage,
+    Progress,
+    check_namespace,
+)
+from adapterdb.store.rows import NewDocument, NewPassage
+from adapterdb.store.store import Store
+from adapterdb.training import bank
+from adapterdb.training.objective import TrainingPassage, sequences_of
+from adapterdb.training.recipes import Recipe
+from adapterdb.training.start import Start
+
+BATCH_TOKENS = 2048  # padded tokens of one forward; bounds memory at about 1 GB for 30,000 words
+TRIAL_PASSAGES = 8
+INDEX_EVERY = 256  # committed passages between two updates of the index
+
+Item = Document | Rejection
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything that turns text into deltas: fixed for a home.
+
+    Args:
+        base: the base model; adapted: the same with hooks for the layout of ``start``.
+        lock: held while the model runs, so that questions can be answered in between.
+    """
+
+    base: BaseModel
+    adapted: AdaptedModel
+    lock: threading.RLock
+    start: Start
+    recipe: Recipe
+    embedder: Embedder
+    config: Config
+
+
+@dataclass
+class _Work:
+    """A document on its way: its passages, and what has been made of them so far."""
+
+    namespace: str
+    document: Document
+    text_sha256: str
+    key: str
+    passages: list[Passage]
+    made: list[NewPassage] = field(default_factory=list)
+    failed: Rejected | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.failed is not None or len(self.made) == len(self.passages)
+
+    def training_passage(self, passage: Passage) -> TrainingPassage:
+        document = self.document
+        return TrainingPassage(document.title, passage.text, document.rewrite, document.qa)
+
+
+class Pipeline:
+    """Ingests into one store with one workshop.
+
+    Args:
+        store: where documents go.
+        workshop: what makes their deltas.
+    """
+
+    def __init__(self, store: Store, workshop: Workshop) -> None:
+        self.store, self.shop = store, workshop
+
+    def run(
+        self,
+        items: Iterable[Item],
+        *,
+        namespace: str = "default",
+        metadata: Metadata | None = None,
+        passages_total: int | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Take in documents; what is returned or reported as committed is durable.
+
+        Args:
+            items: documents and rejections, as ``read_documents`` yields them.
+            namespace: they go into.
+            metadata: fields added to every document's own.
+            passages_total: for the progress, where it is known.
+            on_progress: called after every document, after its commit.
+        """
+        check_namespace(namespace)
+        tally = _Tally(passages_total, on_progress)
+        waiting: list[_Work] = []
+        for item in items:
+            work = self._begin(item, namespace, metadata or {})
+            if isinstance(work, DocumentResult):
+                tally.add(work)
+                continue
+            waiting.append(work)
+            while self._full(waiting):
+                self._step(waiting, tally)
+        while waiting:
+            self._step(waiting, tally)
+        self.store.apply_outbox()
+        return tally.report()
+
+    def estimate(self, items: Iterable[Item], *, namespace: str = "default") -> Estimate:
+        """What ``run`` would cost, from the texts and a trial on a few passages; stores nothing."""
+        check_namespace(namespace)
+        counts = {"documents": 0, "known": 0, "rejected": 0, "passages": 0, "tokens": 0}
+        trial: list[TrainingPassage] = []
+        for item in items:
+            work = self._begin(item, namespace, {})
+            if isinstance(work, DocumentResult):
+                counts["known" if work.event == "skipped" else "rejected"] += 1
+                continue
+            counts["documents"] += 1
+            counts["passages"] += len(work.passages)
+            counts["tokens"] += sum(p.tokens for p in work.passages)
+            room = TRIAL_PASSAGES - len(trial)
+            trial += [work.training_passage(p) for p in work.passages[:room]]
+        each = self._time(trial)
+        number = {"bfloat16": 2, "float16": 2, "float32": 4}[self.shop.config.delta_dtype]
+        bytes_each = number * self.shop.adapted.layout.size + 4 * self.shop.embedder.dimension
+        return Estimate(
+            **counts,
+            trial_passages=len(trial),
+            seconds_per_passage=each,
+            seconds=each * counts["passages"],
+            size_bytes=bytes_each * counts["passages"],
+        )
+
+    def count(self, items: Iterable[Item], *, namespace: str = "default") -> int:
+        """How many passages ``run`` would fit, without fitting any."""
+        works = (self._begin(item, namespace, {}) for item in items)
+        return sum(len(work.passages) for work in works if isinstance(work, _Work))
+
+    def _begin(self, item: Item, namespace: str, metadata: Metadata) -> _Work | DocumentResult:
+        """A document cut into passages, or why there is nothing to do for it."""
+        if isinstance(item, Rejection):
+            return _rejected(item.name, namespace, item.code, item.message)
+        document = replace(item, metadata={**item.metadata, **metadata})
+        try:
+            document = check_document(document, self.shop.config.limits)
+        except Rejected as error:
+            return _rejected(item.name, namespace, error.code, error.message)
+        sha = hashlib.sha256(document.text.encode()).hexdigest()
+        key = self._key(document, sha)
+        if self.store.is_current(namespace, document.name, key):
+            return DocumentResult("skipped", document.name, namespace, text_sha256=sha)
+        passages = chunk(document.text, self.shop.base.tokenizer, self.shop.config.chunk)
+        work = _Work(namespace, document, sha, key, passages)
+        limit = self.shop.config.limits.passages
+        try:
+            if not passages:
+                raise Rejected("no words to learn from", code="empty")
+            if len(passages) > limit:
+                raise Rejected(f"{len(passages)} passages, at most {limit}", code="too_large")
+            for passage in passages:
+                sequences_of(
+                    work.training_passage(passage), self.shop.recipe, self.shop.base.encoder
+                )
+        except Rejected as error:
+            return _rejected(document.name, namespace, error.code, error.message)
+        return work
+
+    def _key(self, document: Document, text_sha256: str) -> str:
+        """sha256 of all that a document's deltas and fields depend on."""
+        shop = self.shop
+        facts = [
+            text_sha256,
+            document.title,
+            sorted(document.metadata.items()),
+            document.rewrite,
+            document.qa,
+            shop.base.fingerprint,
+            shop.embedder.fingerprint,
+            shop.recipe.fingerprint,
+            shop.start.fingerprint,
+            shop.adapted.layout.fingerprint,
+            [shop.config.chunk.tokens, shop.config.chunk.overlap, shop.config.delta_dtype],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _full(self, waiting: list[_Work]) -> bool:
+        batch = _next_batch(waiting)
+        return len(batch) < sum(len(work.passages) - len(work.made) for work in waiting)
+
+    def _step(self, waiting: list[_Work], tally: _Tally) -> None:
+        """Fit one batch, then commit the documents it completed."""
+        batch = _next_batch(waiting)
+        self._make(batch)
+        done = [work for work in waiting if work.done]
+        waiting[:] = [work for work in waiting if not work.done]
+        good = [work for work in done if work.failed is None]
+        stored = self.store.commit(
+            [
+                NewDocument(w.namespace, w.document, w.text_sha256, w.key, tuple(w.made))
+                for w in good
+            ]
+        )
+        for work, row in zip(good, stored, strict=True):
+            tally.size_bytes += sum(made.row.size_bytes for made in work.made)
+            deltas = tuple(delta.id for delta in self.store.deltas(row.id))
+            tally.add(
+                DocumentResult(
+                    "committed",
+                    row.name,
+                    row.namespace,
+                    version=row.version,
+                    seq=row.seq,
+                    passages=row.passages,
+                    text_sha256=row.text_sha256,
+                    delta_ids=deltas,
+                )
+            )
+        for work in done:
+            if work.failed is not None:
+                code, message = work.failed.code, work.failed.message
+                tally.add(_rejected(work.document.name, work.namespace, code, message))
+        if tally.passages // INDEX_EVERY != (tally.passages - len(batch)) // INDEX_EVERY:
+            self.store.apply_outbox()
+
+    def _make(self, batch: list[tuple[_Work, Passage]]) -> None:
+        """Deltas, vectors and durable rows of a batch, handed to their documents."""
+        shop = self.shop
+        training = [work.training_passage(passage) for work, passage in batch]
+        with shop.lock:
+            fitted = bank.fit(shop.adapted, shop.base.encoder, training, shop.recipe, shop.start)
+        vectors = shop.embedder.encode(
+            [f"{t.title}: {t.text}" if t.title else t.text for t in training]
+        )
+        rows = fitted.rows.to(getattr(torch, self.store.info.dtype))
+        finite = torch.isfinite(rows).all(-1) & torch.isfinite(fitted.loss_after)
+        refs = iter(self.store.write_rows(rows[finite]) if finite.any() else ())
+        for i, (work, passage) in enumerate(batch):
+            if not finite[i]:
+                work.failed = Rejected(
+                    f"the delta of characters {passage.start}-{passage.end} is not finite",
+                    code="non_finite",
+                )
+                continue
+            work.made.append(
+                NewPassage(
+                    passage,
+                    vectors[i],
+                    next(refs),
+                    kind=shop.recipe.produces,
+                    recipe=shop.recipe.name,
+                    loss_before=float(fitted.loss_before[i]),
+                    loss_after=float(fitted.loss_after[i]),
+                    meta_init_fingerprint=shop.start.fingerprint,
+                )
+            )
+
+    def _time(self, trial: list[TrainingPassage]) -> float:
+        """Seconds per passage of fitting and embedding, measured after a warm-up."""
+        if not trial:
+            return 0.0
+        shop = self.shop
+        with shop.lock:
+            bank.fit(shop.adapted, shop.base.encoder, trial[:1], shop.recipe, shop.start)
+            began = time.perf_counter()
+            bank.fit(shop.adapted, shop.base.encoder, trial, shop.recipe, shop.start)
+        shop.embedder.encode([passage.text for passage in trial])
+        return (time.perf_counter() - began) / len(trial)
+
+
+def _next_batch(waiting: list[_Work]) -> list[tuple[_Work, Passage]]:
+    """The next passages, in order, as many as fit ``BATCH_TOKENS`` once padded; at least one."""
+    batch: list[tuple[_Work, Passage]] = []
+    longest = 0
+    for work in waiting:
+        for passage in work.passages[len(work.made) :]:
+            if work.failed is not None:
+                break
+            longest = max(longest, passage.tokens)
+            if batch and longest * (len(batch) + 1) > BATCH_TOKENS:
+                return batch
+            batch.append((work, passage))
+    return batch
+
+
+def _rejected(name: str, namespace: str, code: str, message: str) -> DocumentResult:
+    return DocumentResult("rejected", name, namespace, code=code, message=message)
+
+
+class _Tally:
+    """Counts what became of documents and tells whoever listens."""
+
+    def __init__(
+        self, passages_total: int | None, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.passages = self.documents = self.size_bytes = 0
+        self._counts = {"added": 0, "updated": 0, "skipped": 0, "rejected": 0}
+        self._failures: list[DocumentResult] = []
+        self._total, self._listener = passages_total, on_progress
+        self._began = time.perf_counter()
+
+    def add(self, result: DocumentResult) -> None:
+        if result.event == "committed":
+            self._counts["added" if result.version == 1 else "updated"] += 1
+            self.passages += result.passages
+        else:
+            self._counts[result.event] += 1
+        if result.event == "rejected":
+            self._failures.append(result)
+        self.documents += 1
+        if self._listener is not None:
+            self._listener(
+                Progress(self.documents, self.passages, self._total, self._seconds(), result)
+            )
+
+    def report(self) -> IngestReport:
+        return IngestReport(
+            **self._counts,
+            passages=self.passages,
+            size_bytes=self.size_bytes,
+            seconds=self._seconds(),
+            failures=tuple(self._failures),
+        )
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._began
