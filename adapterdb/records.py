@@ -91,7 +91,7 @@ class Delta(Record):
     """A stored delta and where it came from.
 
     Args:
-        id: content address: sha256 over the row's bytes and its layout, hex.
+        id: 32 hex digits of sha256 over namespace, name, version, ordinal and the row's sha256.
         kind: ``lora`` (factors), ``gradient`` (to be stepped from theta*), ``imported`` (factors).
         norm: L2 norm of the row.
         loss_before: mean LM loss per token of its own passage, nats, without the delta.

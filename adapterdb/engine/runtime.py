@@ -98,31 +98,29 @@ class Runtime:
         if composed:
             bank = torch.cat([bank.float(), torch.stack(composed)])
         width = max(len(mine) for mine in parts)
-        slots = torch.full((len(parts), width), -1, dtype=torch.int64)
-        weights = torch.zeros(len(parts), width)
-        for row, mine in enumerate(parts):
-            for column, (slot, weight) in enumerate(mine):
-                slots[row, column], weights[row, column] = slot, weight
-        return self._gather(bank, slots.to(bank.device), weights.to(bank.device))
+        padded = [mine + [(0, 0.0)] * (width - len(mine)) for mine in parts]
+        slots = torch.tensor([[slot for slot, _ in mine] for mine in padded], device=bank.device)
+        gain = torch.tensor([[w for _, w in mine] for mine in padded], device=bank.device)
+        return self._gather(bank, slots, gain * self.layout.scale)
 
-    def _gather(self, bank: Tensor, slots: Tensor, weights: Tensor) -> Factors:
-        """Two copies for each family of sites, not for each site: activation is all overhead."""
-        rows = bank[slots.clamp(min=0)]  # (B, K, P)
-        gain = (slots >= 0) * weights * self.layout.scale
+    def _gather(self, bank: Tensor, slots: Tensor, gain: Tensor) -> Factors:
+        """Two copies for each family of sites, not for each site: activation is all overhead.
+
+        Args:
+            bank: ``(S, P)``; slots: int64 ``(B, K)``; gain: ``(B, K)``, 0 for no delta.
+        """
+        batch, k = slots.shape
+        rows = bank.index_select(0, slots.flatten()).view(batch, k, -1)
         factors: list[tuple[Tensor, Tensor]] = [(rows, rows)] * len(self.layout.sites)
         for family in self.layout.families:
-            a, b = self.layout.stacked(rows, family)
-            b = b * gain[..., None, None, None]
-            pairs = zip(self._concatenated(a), self._concatenated(b), strict=True)
-            for index, pair in zip(family.indices, pairs, strict=True):
+            a, b = (stack.permute(2, 0, 1, 3, 4) for stack in self.layout.stacked(rows, family))
+            a_out = torch.empty(a.shape, dtype=self.base.dtype, device=bank.device).copy_(a)
+            b_out = torch.empty(b.shape, dtype=self.base.dtype, device=bank.device)
+            torch.mul(b, gain[..., None, None], out=b_out)
+            members = (out.flatten(2, 3).unbind() for out in (a_out, b_out))
+            for index, pair in zip(family.indices, zip(*members, strict=True), strict=True):
                 factors[index] = pair
         return factors
-
-    def _concatenated(self, stacked: Tensor) -> tuple[Tensor, ...]:
-        """``(B, K, n, R, H)`` to n tensors ``(B, K*R, H)`` in the base's dtype."""
-        batch, k, n, rank, width = stacked.shape
-        moved = stacked.permute(2, 0, 1, 3, 4).reshape(n, batch, k * rank, width)
-        return moved.to(self.base.dtype).unbind()
 
     def _step(self, steps: Sequence[tuple[int, float]]) -> Tensor:
         """theta* - alpha * sum_i w_i g_i as a row ``(P,)`` float32."""

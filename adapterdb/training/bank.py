@@ -15,12 +15,15 @@ from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.prompts import PromptEncoder
+from adapterdb.training.head import hidden_states
 from adapterdb.training.objective import (
+    Targets,
     TokenSequence,
     TrainingPassage,
     pad,
-    passage_losses,
     sequences_of,
+    targets_of,
+    token_losses,
 )
 from adapterdb.training.recipes import Recipe
 from adapterdb.training.start import Start
@@ -99,18 +102,23 @@ def gradients(
     """
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
-        loss = _losses(adapted, leaf, data)
-        (gradient,) = torch.autograd.grad(loss.sum(), leaf)
-    return loss.detach(), gradient
+        hidden, targets = _forward(adapted, leaf, data)
+        loss, upstream = token_losses(adapted.model, hidden.detach(), targets, gradient=True)
+        (gradient,) = torch.autograd.grad(hidden, leaf, upstream)
+    return loss, gradient
 
 
 @torch.no_grad()
 def losses(adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
     """``(N,)`` the loss of each passage's own sequences under its own row."""
-    return _losses(adapted, rows, data)
+    hidden, targets = _forward(adapted, rows, data)
+    return token_losses(adapted.model, hidden, targets, gradient=False)[0]
 
 
-def _losses(adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
+def _forward(
+    adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]
+) -> tuple[Tensor, Targets]:
+    """Hidden states ``(n, H)`` of all labelled positions, and what they should say."""
     width = max(len(sequences) for sequences in data)
     flat = [
         sequence
@@ -119,8 +127,8 @@ def _losses(adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSe
     ]
     ids, mask, labels = pad(flat, bank.device)
     with adapted.using_rows(bank) as model:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    return passage_losses(logits, labels, len(data))
+        hidden = hidden_states(model, ids, mask)
+    return hidden[labels != -100], targets_of(labels, len(data))
 
 
 class RowAdamW:

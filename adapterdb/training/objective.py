@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,10 @@ from torch import Tensor
 
 from adapterdb.errors import Rejected
 from adapterdb.prompts import PromptEncoder
+from adapterdb.training.head import logits_of
 from adapterdb.training.recipes import Recipe
+
+CHUNK = 128  # positions whose logits exist at once: 16 MB of float32 for 30,000 words
 
 
 @dataclass(frozen=True)
@@ -86,27 +90,62 @@ def _prag(passage: TrainingPassage, recipe: Recipe, encoder: PromptEncoder) -> l
     return sequences
 
 
-def passage_losses(logits: Tensor, labels: Tensor, passages: int) -> Tensor:
-    """Mean cross entropy of each passage's labelled tokens, in nats.
+class Targets(NamedTuple):
+    """The labelled positions of a batch, in row order.
+
+    Attributes:
+        labels: int64 ``(n,)``, the tokens to be said.
+        owners: int64 ``(n,)``, whose position it is, 0 to N - 1.
+        shares: float32 ``(n,)``, 1 / (labelled positions of the owner).
+        passages: N.
+    """
+
+    labels: Tensor
+    owners: Tensor
+    shares: Tensor
+    passages: int
+
+
+def targets_of(labels: Tensor, passages: int) -> Targets:
+    """The targets in padded labels ``(N * M, T)``, where passage n owns the M rows from n * M."""
+    rows = torch.arange(labels.shape[0], device=labels.device)
+    kept = labels != -100
+    owners = (rows // (labels.shape[0] // passages))[:, None].expand_as(labels)[kept]
+    counts = torch.bincount(owners, minlength=passages)
+    return Targets(labels[kept], owners, 1 / counts[owners], passages)
+
+
+def token_losses(
+    model: Any, hidden: Tensor, targets: Targets, *, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy of each passage's labelled tokens, and its gradient for the hidden states.
 
     Args:
-        logits: ``(N * M, T, V)``; passage n owns the M rows from n * M.
-        labels: int64 ``(N * M, T)``, already shifted; -100 carries no loss.
-        passages: N.
+        model: whose head is applied, a few positions at a time.
+        hidden: ``(n, H)`` without autograd history.
+        targets: of the n positions.
+        gradient: whether the gradient is wanted.
 
     Returns:
-        ``(N,)``, at least float32; 0 for a passage without labels.
+        Losses ``(N,)`` in nats, 0 for a passage without labels; and the gradient of their sum,
+        ``(n, H)`` like ``hidden``, or an empty tensor.
     """
-    kept = labels != -100
-    chosen = logits[kept]
-    chosen = chosen.to(torch.promote_types(chosen.dtype, torch.float32))
-    losses = F.cross_entropy(chosen, labels[kept], reduction="none")
-    owner = torch.arange(passages, device=labels.device).repeat_interleave(
-        labels.shape[0] // passages
-    )
-    owner = owner[:, None].expand_as(labels)[kept]
-    counts = losses.new_zeros(passages).index_add(0, owner, torch.ones_like(losses))
-    return torch.zeros_like(counts).index_add(0, owner, losses) / counts.clamp(min=1)
+    losses = torch.empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    losses = losses.to(hidden.device)
+    upstream = torch.empty_like(hidden) if gradient else hidden.new_empty(0)
+    for first in range(0, len(hidden), CHUNK):
+        part = slice(first, first + CHUNK)
+        with torch.set_grad_enabled(gradient):
+            leaf = hidden[part].detach().requires_grad_(gradient)
+            logits = logits_of(model, leaf)
+            logits = logits.to(losses.dtype)
+            each = F.cross_entropy(logits, targets.labels[part], reduction="none")
+            if gradient:
+                weighted = (each * targets.shares[part]).sum()
+                (upstream[part],) = torch.autograd.grad(weighted, leaf)
+        losses[part] = each.detach()
+    shared = losses * targets.shares
+    return losses.new_zeros(targets.passages).index_add(0, targets.owners, shared), upstream
 
 
 def pad(sequences: Sequence[TokenSequence], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

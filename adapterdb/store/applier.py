@@ -1,0 +1,170 @@
+"""Brings the index up to date with SQL: applies the outbox, builds what is missing or unreadable.
+
+One applier per namespace at a time, held by a lock file. Nothing here can fail a commit: what can't
+be applied now stays in the outbox, and searches read it from SQL meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from adapterdb.errors import Locked, StorageFailed
+from adapterdb.store.failures import storage_failures
+from adapterdb.store.index import Index, IndexFailed, short_hash
+from adapterdb.store.outbox import Outbox, Pending
+
+logger = logging.getLogger(__name__)
+
+
+class Applier:
+    """Keeps ``index`` in step with ``outbox``.
+
+    Args:
+        locks: folder of the lock files.
+        read_only: nothing is applied or built; what is pending is only reported.
+        on_step: called at ``index_put``, ``index_built``, ``index_pointed``, ``outbox_cleared``.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        outbox: Outbox,
+        locks: Path,
+        *,
+        dimension: int,
+        read_only: bool,
+        on_step: Callable[[str], None],
+    ) -> None:
+        self._index = index
+        self._outbox = outbox
+        self._locks = locks
+        self._probe = np.eye(1, dimension, dtype=np.float32)[0]
+        self._read_only = read_only
+        self._on_step = on_step
+        self._trusted: set[tuple[str, int]] = set()  # generations whose count was compared
+
+    def apply(self, namespace: str, timeout_s: float) -> int:
+        """Apply what is pending; how many changes. Failures are logged, never raised."""
+        self._index.check_process()
+        if self._read_only:
+            return 0
+        try:
+            with self._locked(namespace, timeout_s):
+                return self._apply(namespace)
+        except Locked as error:
+            logger.debug("%s", error)  # the other process does the work
+            return 0
+        except StorageFailed as error:
+            logger.warning(
+                "the index of namespace %r is not up to date, searches read the catalog: %s",
+                namespace,
+                error,
+            )
+            return 0
+
+    def ready(self, namespace: str) -> Pending:
+        """Where the index stands, after applying what can be applied without waiting."""
+        state = self._outbox.pending(namespace)
+        trusted = (namespace, state.generation) in self._trusted
+        if self._read_only or (not state.changed and (trusted or not state.generation)):
+            return state
+        self.apply(namespace, 0)
+        return self._outbox.pending(namespace)
+
+    def mend(self, namespace: str, generation: int) -> None:
+        """Build the index anew after generation ``generation`` failed, unless that is done."""
+        if self._read_only:
+            return
+        try:
+            with self._locked(namespace, 0):
+                if self._outbox.pending(namespace).generation == generation:
+                    self._rebuild(namespace, generation)
+        except (StorageFailed, Locked) as error:
+            logger.warning("the index of namespace %r can't be rebuilt: %s", namespace, error)
+
+    def rebuild(self, namespace: str, timeout_s: float) -> None:
+        """Build the index anew from SQL, whatever state it is in.
+
+        Raises:
+            Locked: if another process works on it for longer than ``timeout_s``.
+            StorageFailed: if it can't be written.
+        """
+        with self._locked(namespace, timeout_s):
+            self._rebuild(namespace, self._outbox.pending(namespace).generation)
+
+    def _apply(self, namespace: str) -> int:
+        state = self._outbox.pending(namespace)
+        if not state.generation:
+            return self._rebuild(namespace, 0) if state.changed else 0
+        applied = 0
+        while (batch := self._outbox.fetch(namespace)).seqs:
+            try:
+                self._index.apply(namespace, state.generation, batch.puts, batch.deletes)
+            except IndexFailed:
+                if self._readable(namespace, state.generation):
+                    raise
+                return applied + self._rebuild(namespace, state.generation)
+            self._on_step("index_put")
+            self._outbox.clear(batch.seqs)
+            self._on_step("outbox_cleared")
+            applied += len(batch.seqs)
+        return applied + self._compare(namespace)
+
+    def _compare(self, namespace: str) -> int:
+        """Once per process: rebuild an index that lacks rows, as after a power cut or a copy."""
+        state, passages = self._outbox.expected(namespace)
+        if (namespace, state.generation) in self._trusted or state.changed:
+            return 0
+        # only the holder of the lock changes the table, so the two counts are of one moment
+        if (
+            self._readable(namespace, state.generation)
+            and self._index.count(namespace, state.generation) == passages
+        ):
+            self._trusted.add((namespace, state.generation))
+            return 0
+        return self._rebuild(namespace, state.generation)
+
+    def _readable(self, namespace: str, generation: int) -> bool:
+        """Whether the table answers at all, opened afresh."""
+        self._index.reopen(namespace, generation)
+        try:
+            self._index.count(namespace, generation)
+            self._index.nearest(namespace, generation, self._probe, 1)
+        except IndexFailed as error:
+            logger.warning("%s", error)
+            return False
+        return True
+
+    def _rebuild(self, namespace: str, generation: int) -> int:
+        """Build the next generation and point to it; the number of changes that it covers."""
+        if generation:
+            logger.warning("rebuilding the index of namespace %r from the catalog", namespace)
+        with self._outbox.snapshot(namespace) as (seqs, batches):
+            self._index.build(namespace, generation + 1, batches)
+        self._on_step("index_built")
+        self._outbox.set_generation(namespace, generation + 1, seqs)
+        self._on_step("index_pointed")
+        self._trusted.add((namespace, generation + 1))
+        if generation:
+            self._index.set_aside(namespace, generation)
+        return len(seqs)
+
+    @contextmanager
+    def _locked(self, namespace: str, timeout_s: float) -> Iterator[None]:
+        path = self._locks / f"index-{short_hash(namespace)}.lock"
+        lock = FileLock(path, timeout=timeout_s)
+        try:
+            with storage_failures(f"lock {path}"):
+                lock.acquire()
+        except Timeout as error:
+            raise Locked(f"another process works on the index of {namespace!r}") from error
+        try:
+            yield
+        finally:
+            lock.release()

@@ -1,0 +1,400 @@
+"""The store: what is committed, in which order, and how it is found again.
+
+    write_rows   weight file written, synced, renamed, folders synced
+    commit       one SQL transaction: files still there? old version retired, new rows, outbox.
+                 Its COMMIT is the acknowledgement
+    apply_outbox outbox into the index; may come late, may be repeated, may fail
+
+A crash before COMMIT leaves at most an orphaned file; a crash after it leaves work for the outbox.
+SQL is the only truth: the index is derived, and every hit is joined back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from filelock import FileLock
+
+from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch, NotFound, StorageFailed
+from adapterdb.records import Delta, StoredDocument, check_int
+from adapterdb.store.applier import Applier
+from adapterdb.store.catalog import Catalog
+from adapterdb.store.failures import storage_failures
+from adapterdb.store.filters import Where, as_filter
+from adapterdb.store.finder import Finder
+from adapterdb.store.home import Home
+from adapterdb.store.index import Index
+from adapterdb.store.migrations import FORMAT, check_format
+from adapterdb.store.outbox import Outbox
+from adapterdb.store.passages import Passages
+from adapterdb.store.rows import (
+    NewDocument,
+    PassageRow,
+    RowRef,
+    Scored,
+    StoreInfo,
+    StoreStats,
+    Vector,
+)
+from adapterdb.store.sessions import Sessions
+from adapterdb.store.versions import check_new
+from adapterdb.store.weights import Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STEPS = (
+    "staged",
+    "synced",
+    "renamed",
+    "durable",
+    "before_commit",
+    "committed",
+    "index_put",
+    "index_built",
+    "index_pointed",
+    "outbox_cleared",
+)
+MAX_HITS = 10_000
+
+
+class Store:
+    """Documents, passages and deltas of one home folder. Safe for use by several threads.
+
+    Made by ``Store.create`` and ``Store.open``.
+
+    Attributes:
+        home: its folder.
+        paths: what lies where in the folder.
+        info: what the store was made for.
+        uuid: of this store.
+        read_only: nothing is written, not even the index.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        sessions: Sessions,
+        *,
+        read_only: bool,
+        on_step: Callable[[str], None] | None,
+    ) -> None:
+        self.home = home.folder
+        self.paths = home
+        self.read_only = read_only
+        self._sessions = sessions
+        self._on_step = on_step or (lambda step: None)
+        self.catalog = Catalog(sessions)
+        found = self.catalog.info()
+        self.info = StoreInfo.from_texts(found)
+        self.uuid = found["uuid"]
+        dimension = self.info.dimension
+        fields = {"layout": self.info.layout.fingerprint, "store": self.uuid}
+        self.weights = Weights(home.weights, fields, self._on_step)
+        self.index = Index(home.index, dimension)
+        self.outbox = Outbox(sessions, dimension)
+        self.applier = Applier(
+            self.index,
+            self.outbox,
+            home.locks,
+            dimension=dimension,
+            read_only=read_only,
+            on_step=self._on_step,
+        )
+        self.passage_queries = Passages(sessions, dimension)
+        self._finder = Finder(self.passage_queries, self.index, self.applier, dimension)
+
+    @classmethod
+    def create(cls, folder: Path, info: StoreInfo, *, catalog_url: str | None = None) -> Store:
+        """Make a new store in ``folder`` (made if missing) and open it.
+
+        Raises:
+            Exists: if there is one, in the folder or behind ``catalog_url``.
+            StorageFailed: if the folder can't be written.
+        """
+        home = Home(folder)
+        home.make_folders()
+        with storage_failures(f"home {folder}"), FileLock(home.locks / "create.lock"):
+            if home.format.exists():
+                raise Exists(f"there is a store in {folder} already")
+            sessions = Sessions(home.catalog, url=catalog_url, create=True)
+            try:
+                home.write_format(FORMAT, Catalog(sessions).found(info))
+            finally:
+                sessions.close()
+        return cls.open(folder, catalog_url=catalog_url)
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        catalog_url: str | None = None,
+        on_step: Callable[[str], None] | None = None,
+    ) -> Store:
+        """Open the store in ``folder``.
+
+        Args:
+            folder: as given to ``create``.
+            read_only: write nothing; works on a read-only file system.
+            catalog_url: SQLAlchemy URL; None means SQLite inside the folder.
+            on_step: called with the name of each step of the commit order, see ``STEPS``.
+
+        Raises:
+            NotFound: if there is no store.
+            Mismatch: code ``format`` if a newer program made it, ``store`` if the catalog belongs
+                to another store.
+        """
+        home = Home(folder)
+        number, uuid = home.read_format()
+        check_format(number, number)
+        if catalog_url is None and not home.catalog.exists():
+            raise Corrupt(
+                f"{home.catalog} is missing", code="lost_catalog", hint="restore it from a backup"
+            )
+        sessions = Sessions(home.catalog, url=catalog_url, read_only=read_only)
+        try:
+            Catalog(sessions).bring_up_to_date(read_only=read_only)
+            store = cls(home, sessions, read_only=read_only, on_step=on_step)
+            if store.uuid != uuid:
+                raise Mismatch(
+                    f"the catalog belongs to store {store.uuid}, {folder} to {uuid}", code="store"
+                )
+        except BaseException:
+            sessions.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Let go of all files and connections."""
+        self.weights.close()
+        self.index.close()
+        self._sessions.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # writing
+
+    def write_rows(self, rows: Tensor) -> list[RowRef]:
+        """Write delta rows ``(n, P)`` of dtype ``info.dtype`` as one durable weight file.
+
+        Raises:
+            Corrupt: code ``non_finite``, or ``bad_size`` for another P or dtype.
+            StorageFailed: code ``disk_full``, ``read_only`` or ``io``.
+        """
+        self._check_writable()
+        want = f"torch.{self.info.dtype}", self.info.layout.size
+        if rows.dim() != 2 or (str(rows.dtype), rows.shape[1]) != want:
+            raise Corrupt(
+                f"delta rows are {rows.dtype} {tuple(rows.shape)};"
+                f" expected {want[0]} (n, {want[1]})",
+                code="bad_size",
+            )
+        return self.weights.write_rows(rows)
+
+    def commit(self, documents: Sequence[NewDocument]) -> list[StoredDocument]:
+        """Make documents exist, all in one transaction; on return they are acknowledged.
+
+        A document retires the active version of its name. ``apply_outbox`` should follow.
+
+        Raises:
+            Corrupt: code ``lost_file`` if a weight file is not there; nothing is committed.
+            StorageFailed: nothing is committed.
+        """
+        self._check_writable()
+        for document in documents:
+            check_new(document, self.info)
+        with self._sessions.writing() as session:
+            names = {entry.row.file for document in documents for entry in document.passages}
+            files = {name: self.weights.shape(name) for name in names}
+            stored = self.catalog.commit(session, documents, files, self.info)
+            self._on_step("before_commit")
+        self._on_step("committed")
+        return stored
+
+    def apply_outbox(self, namespace: str | None = None, *, timeout_s: float = 30.0) -> int:
+        """Bring the index up to date; how many changes were applied.
+
+        Never fails what is committed: an index that can't be written is logged and caught up later.
+
+        Args:
+            namespace: None means every namespace with pending changes.
+            timeout_s: how long to wait for another process that does the same.
+        """
+        names = self.outbox.namespaces() if namespace is None else [namespace]
+        return sum(self.applier.apply(name, timeout_s) for name in names)
+
+    def delete(
+        self,
+        namespace: str,
+        names: Iterable[str] | None = None,
+        *,
+        where: Where = None,
+        dry_run: bool = False,
+    ) -> int:
+        """Make documents unreachable, for every process, from this commit on; how many.
+
+        Args:
+            namespace: the only one that is touched.
+            names: of documents; None means all that meet ``where``.
+            where: a condition; with names, both must hold.
+            dry_run: only count.
+
+        Raises:
+            NotFound: if a name is not there; nothing is deleted then.
+            InvalidInput: if neither ``names`` nor ``where`` is given.
+        """
+        if names is None and where is None:
+            raise InvalidInput("nothing says what to delete: give names or a filter")
+        if dry_run:
+            return self.catalog.count_chosen(namespace, names, as_filter(where))
+        self._check_writable()
+        count = self.catalog.delete(namespace, names, as_filter(where))
+        self._on_step("committed")
+        return count
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> str:
+        """Keep named tensors (a shared start: theta, alpha) durably under ``name``.
+
+        Returns:
+            The sha256 of the file, to serve as its fingerprint.
+        """
+        self._check_writable()
+        file = self.weights.write_tensors(tensors)
+        self.catalog.remember({f"tensors:{name}": file})
+        return file
+
+    # rows and tensors
+
+    def read_tensors(self, name: str) -> dict[str, Tensor]:
+        """What ``write_tensors`` kept under ``name``; NotFound, Corrupt."""
+        file = self.catalog.info().get(f"tensors:{name}")
+        if file is None:
+            raise NotFound(f"the store keeps no tensors called {name!r}")
+        return self.weights.read_tensors(file)
+
+    def read_row(self, row: RowRef) -> Tensor:
+        """A delta row as a fresh tensor ``(P,)`` in its stored dtype.
+
+        Raises:
+            Corrupt: code ``lost_file``, ``bad_size``, ``sha_mismatch`` or ``non_finite``.
+        """
+        return self.weights.read_row(row)
+
+    def rows_of(self, delta_ids: Sequence[str]) -> list[RowRef]:
+        """Where the rows of deltas of active documents lie, in the order asked; NotFound."""
+        found = self.catalog.row_refs(delta_ids)
+        for delta_id in delta_ids:
+            if delta_id not in found:
+                raise NotFound(f"there is no delta {delta_id!r} of an active document")
+        return [found[delta_id] for delta_id in delta_ids]
+
+    # searching
+
+    def search_vectors(
+        self, namespace: str, vector: Vector, n: int, *, where: Where = None
+    ) -> list[Scored]:
+        """The ``n`` active passages nearest to ``vector (D,)`` by cosine, best first.
+
+        Empty for a vector that is zero or not finite.
+        """
+        check_int("n", n, 1, MAX_HITS)
+        return self._finder.by_vector(namespace, vector, n, as_filter(where))
+
+    def search_text(
+        self, namespace: str, text: str, n: int, *, where: Where = None
+    ) -> list[Scored]:
+        """The ``n`` active passages that fit the words of ``text`` best by BM25, best first.
+
+        Any text is safe; passages without any of the words are not among the hits.
+        """
+        check_int("n", n, 1, MAX_HITS)
+        return self._finder.by_text(namespace, text, n, as_filter(where))
+
+    def similarities(self, vector: Vector, passage_ids: Sequence[int]) -> dict[int, float]:
+        """Exact cosine of ``vector (D,)`` with the stored vectors of active passages, by id."""
+        return self._finder.similarities(vector, passage_ids)
+
+    # listing
+
+    def is_current(self, namespace: str, name: str, key: str) -> bool:
+        """Whether the active version of ``name`` was made under this key."""
+        return self.catalog.current_key(namespace, name) == key
+
+    def documents(
+        self,
+        namespace: str | None = None,
+        *,
+        where: Where = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[StoredDocument]:
+        """Active documents by namespace and name; of every namespace if None."""
+        check_int("limit", limit, 0, 10**9)
+        check_int("offset", offset, 0, 10**12)
+        return self.catalog.documents(namespace, as_filter(where), limit, offset)
+
+    def document(self, namespace: str, name: str) -> StoredDocument:
+        """The active version of ``name``; or, for ``name@3``, version 3 if it is not deleted.
+
+        Raises:
+            NotFound: if there is none.
+        """
+        return self.catalog.document(namespace, name)
+
+    def text(self, document_id: int) -> str:
+        """The whole text of a document version; NotFound."""
+        return self.catalog.text(document_id)
+
+    def passages(self, document_id: int) -> list[PassageRow]:
+        """The passages of a document version, in order."""
+        return self.passage_queries.of_document(document_id)
+
+    def deltas(self, document_id: int) -> list[Delta]:
+        """The deltas of a document version, in the order of its passages."""
+        return self.catalog.deltas(document_id)
+
+    def delta(self, delta_id: str) -> Delta:
+        """A delta by its id or a unique beginning of 6 or more characters.
+
+        Raises:
+            NotFound: if none begins so.
+            InvalidInput: if it is too short, or (code ``ambiguous``) if several begin so.
+        """
+        return self.catalog.delta(delta_id)
+
+    def namespaces(self) -> list[str]:
+        """Namespaces with an active document, sorted."""
+        return self.catalog.namespaces()
+
+    def stats(self, namespace: str | None = None) -> StoreStats:
+        """Counts, of one namespace or all; bytes are always those of the whole home."""
+        namespaces, documents, passages, deltas = self.catalog.counts(namespace)
+        catalog_bytes, weight_bytes, index_bytes = self.paths.sizes()
+        return StoreStats(
+            namespaces=namespaces,
+            documents=documents,
+            passages=passages,
+            deltas=deltas,
+            pending=self.outbox.count(namespace),
+            catalog_bytes=catalog_bytes,
+            weight_bytes=weight_bytes,
+            index_bytes=index_bytes,
+        )
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StorageFailed("the store is open for reading only", code="read_only")

@@ -1,0 +1,163 @@
+"""The catalog's tables, as declarations. Queries over them live in ``catalog`` alone.
+
+Ids count upwards and are never used again (``AUTOINCREMENT``): an index row left behind by a
+crash can therefore only name a passage that is gone, never another one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+# SQLite gives row ids only to INTEGER; elsewhere 10^8 passages ask for 64 bits
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+NEVER_REUSED = {"sqlite_autoincrement": True}
+
+
+class Table(DeclarativeBase):
+    """Base of all tables."""
+
+
+class InfoTable(Table):
+    """What the store was made with, as names and texts; ``tensors:x`` holds a file's name."""
+
+    __tablename__ = "store_info"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class DocumentTable(Table):
+    """One version of a document. ``seq`` is the commit order over the whole home."""
+
+    __tablename__ = "document"
+    __table_args__ = (
+        UniqueConstraint("namespace", "name", "version"),
+        Index(
+            "document_active",
+            "namespace",
+            "name",
+            unique=True,
+            sqlite_where=text("state = 'active'"),
+            postgresql_where=text("state = 'active'"),
+        ),
+        CheckConstraint("state IN ('active', 'retired', 'deleted')", name="document_state"),
+        NEVER_REUSED,
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    namespace: Mapped[str] = mapped_column(String)
+    name: Mapped[str] = mapped_column(String)
+    version: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(String)
+    title: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Text)
+    text_sha256: Mapped[str] = mapped_column(String)
+    key: Mapped[str] = mapped_column(String)
+    # not ``metadata``: that name belongs to SQLAlchemy
+    fields: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
+    passages: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[str] = mapped_column(String)
+    seq: Mapped[int] = mapped_column(BigInteger, unique=True)
+
+
+class FieldTable(Table):
+    """Metadata spread out for filters: one row for each value, several for a list.
+
+    ``number`` is set where the value is, or reads as, a finite number.
+    """
+
+    __tablename__ = "document_field"
+    __table_args__ = (Index("document_field_key", "key", "document_id"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), index=True)
+    key: Mapped[str] = mapped_column(String)
+    text: Mapped[str] = mapped_column(Text)
+    number: Mapped[float | None]
+
+
+class PassageTable(Table):
+    """A passage and its vector: float32, little-endian, unit length."""
+
+    __tablename__ = "passage"
+    __table_args__ = (UniqueConstraint("document_id", "ordinal"), NEVER_REUSED)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    document_id: Mapped[int] = mapped_column(ForeignKey("document.id"))
+    ordinal: Mapped[int] = mapped_column(Integer)
+    start: Mapped[int] = mapped_column("start_char", Integer)
+    end: Mapped[int] = mapped_column("end_char", Integer)
+    text: Mapped[str] = mapped_column(Text)
+    tokens: Mapped[int] = mapped_column(Integer)
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class WeightFileTable(Table):
+    """An immutable file of rows; its name is the sha256 of its bytes."""
+
+    __tablename__ = "weight_file"
+
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    rows: Mapped[int] = mapped_column(Integer)
+
+
+class DeltaTable(Table):
+    """A delta: where its row lies, how to know it is intact, what it was made with."""
+
+    __tablename__ = "delta"
+
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    passage_id: Mapped[int] = mapped_column(ForeignKey("passage.id"), unique=True)
+    kind: Mapped[str] = mapped_column(String)
+    file: Mapped[str] = mapped_column(ForeignKey("weight_file.name"), index=True)
+    offset: Mapped[int] = mapped_column("row_offset", BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    dtype: Mapped[str] = mapped_column(String)
+    sha256: Mapped[str] = mapped_column(String)
+    norm: Mapped[float]
+    recipe: Mapped[str] = mapped_column(String)
+    loss_before: Mapped[float | None]
+    loss_after: Mapped[float | None]
+    base_fingerprint: Mapped[str] = mapped_column(String)
+    layout_fingerprint: Mapped[str] = mapped_column(String)
+    meta_init_fingerprint: Mapped[str] = mapped_column(String)
+    created_at: Mapped[str] = mapped_column(String)
+
+
+class OutboxTable(Table):
+    """A change of the index that is committed here and still to be applied there."""
+
+    __tablename__ = "outbox"
+    __table_args__ = (CheckConstraint("op IN ('put', 'delete')", name="outbox_op"), NEVER_REUSED)
+
+    seq: Mapped[int] = mapped_column(BigId, primary_key=True)
+    namespace: Mapped[str] = mapped_column(String, index=True)
+    op: Mapped[str] = mapped_column(String)
+    # no foreign key: a passage may be forgotten while its removal from the index is pending
+    passage_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class GenerationTable(Table):
+    """Which generation of a namespace's index is the one to read; none yet means 1."""
+
+    __tablename__ = "index_generation"
+
+    namespace: Mapped[str] = mapped_column(String, primary_key=True)
+    number: Mapped[int] = mapped_column(Integer)

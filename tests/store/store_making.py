@@ -1,0 +1,77 @@
+"""Small stores for the tests: P = 64, D = 8, vectors that follow from the text."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from adapterdb.layout import DeltaLayout, Site
+from adapterdb.records import Document, Metadata, Passage, StoredDocument
+from adapterdb.store import NewDocument, NewPassage, Store, StoreInfo
+
+LAYOUT = DeltaLayout(2, 4.0, (Site("layers.0.up", 20, 12, 0),))
+P, D = LAYOUT.size, 8
+INFO = StoreInfo("base", "embedder", D, LAYOUT, extra={"note": "made for a test"})
+
+
+def make(folder: Path) -> Store:
+    """A new, empty store."""
+    return Store.create(folder, INFO)
+
+
+def vector(text: str) -> NDArray[np.float32]:
+    """A unit vector (8,) of its own for each text."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+    found = np.random.default_rng(seed).standard_normal(D)
+    return (found / np.linalg.norm(found)).astype(np.float32)
+
+
+def rows(n: int, seed: int = 0) -> Tensor:
+    """Rows (n, 64), bfloat16."""
+    return torch.randn(n, P, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def new(
+    store: Store,
+    name: str,
+    *texts: str,
+    namespace: str = "default",
+    metadata: Metadata | None = None,
+    key: str = "key",
+    seed: int = 0,
+) -> NewDocument:
+    """A document whose passages are ``texts``, its rows written, ready to commit."""
+    whole = " ".join(texts)
+    refs = store.write_rows(rows(len(texts), seed))
+    passages, at = [], 0
+    for i, (text, ref) in enumerate(zip(texts, refs, strict=True)):
+        passage = Passage(i, at, at + len(text), text, len(text.split()))
+        passages.append(NewPassage(passage, vector(text), ref, "gradient", "test", 2.0, 1.5))
+        at += len(text) + 1
+    document = Document(name, whole, title=name.title(), source="", metadata=metadata or {})
+    sha = hashlib.sha256(whole.encode()).hexdigest()
+    return NewDocument(namespace, document, sha, key, tuple(passages))
+
+
+def add(
+    store: Store,
+    name: str,
+    *texts: str,
+    namespace: str = "default",
+    metadata: Metadata | None = None,
+    key: str = "key",
+    seed: int = 0,
+) -> StoredDocument:
+    """The same, committed; the index is left to the store."""
+    document = new(store, name, *texts, namespace=namespace, metadata=metadata, key=key, seed=seed)
+    return store.commit([document])[0]
+
+
+def found(store: Store, text: str, n: int = 10, namespace: str = "default") -> list[str]:
+    """Texts of the passages nearest to ``text``, best first."""
+    return [hit.passage.text for hit in store.search_vectors(namespace, vector(text), n)]

@@ -1,0 +1,128 @@
+"""The check: finds what was damaged, and nothing where all is well."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import store_making as making
+import torch
+
+from adapterdb.errors import Corrupt, Mismatch
+from adapterdb.store import Finding, Store, check
+
+
+def codes(findings: list[Finding]) -> set[str]:
+    """Just the codes; every finding also says what and how to mend."""
+    assert all(finding.what and finding.mend for finding in findings)
+    return {finding.code for finding in findings}
+
+
+def test_a_sound_home_has_no_findings(tmp_path: Path) -> None:
+    """After adding, replacing, deleting and applying, a deep check is silent."""
+    with making.make(tmp_path) as store:
+        store.write_tensors("meta_init", {"theta": torch.zeros(making.P)})
+        making.add(store, "a", "one", "two")
+        making.add(store, "a", "three", seed=1)
+        making.add(store, "b", "four", namespace="other", seed=2)
+        store.delete("other", ["b"])
+        store.apply_outbox()
+        assert check(store, deep=True) == []
+
+
+def test_weight_files_lost_flipped_cut_or_foreign(tmp_path: Path) -> None:
+    """Each kind of damage to a weight file has its code; orphans and leftovers are notes."""
+    with making.make(tmp_path) as store:
+        refs = {}
+        for i, name in enumerate(("lost", "flipped", "cut")):
+            document = making.add(store, name, f"text {name}", seed=i)
+            refs[name] = store.passages(document.id)[0].row
+        store.apply_outbox()
+        making.new(store, "never committed", "orphan", seed=9)
+        (store.paths.weights / "staging" / "left").write_bytes(b"x")
+        store.weights.path(refs["lost"].file).unlink()
+        cut = store.weights.path(refs["cut"].file)
+        cut.write_bytes(cut.read_bytes()[:-3])
+        flipped = store.weights.path(refs["flipped"].file)
+        data = bytearray(flipped.read_bytes())
+        data[refs["flipped"].offset] ^= 4
+        flipped.write_bytes(data)
+        quick, deep = check(store), check(store, deep=True)
+        notes = {"orphan_file", "stale_staging"}
+        assert codes(quick) == {"lost_file", "bad_size", *notes}
+        assert codes(deep) == {"lost_file", "bad_size", "sha_mismatch", "bad_row", *notes}
+        assert {f.severity for f in deep if f.code in notes} == {"note"}
+        assert {f.severity for f in deep if f.code not in notes} == {"error"}
+
+
+def test_a_damaged_catalog_is_an_error_not_a_crash(tmp_path: Path) -> None:
+    """A catalog overwritten with noise, or gone, raises Corrupt on open."""
+    making.make(tmp_path).close()
+    catalog = tmp_path / "meta.db"
+    catalog.write_bytes(b"noise" * 4096)
+    with pytest.raises(Corrupt):
+        Store.open(tmp_path)
+    catalog.unlink()
+    with pytest.raises(Corrupt) as caught:
+        Store.open(tmp_path)
+    assert caught.value.code == "lost_catalog"
+    assert not catalog.exists()
+    (tmp_path / "FORMAT").write_text("{")
+    with pytest.raises(Corrupt):
+        Store.open(tmp_path)
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """A store written by a newer program is not opened, and not changed."""
+    making.make(tmp_path).close()
+    with sqlite3.connect(tmp_path / "meta.db") as connection:
+        connection.execute("UPDATE store_info SET value = '99' WHERE name = 'format'")
+    connection.close()
+    for read_only in (False, True):
+        with pytest.raises(Mismatch) as caught:
+            Store.open(tmp_path, read_only=read_only)
+        assert caught.value.code == "format"
+
+
+def test_connections_are_durable_and_strict(tmp_path: Path) -> None:
+    """WAL, synchronous FULL, foreign keys, overwriting of deleted text: on every connection."""
+    with making.make(tmp_path) as store, store._sessions.reading() as session:
+        run = session.connection().exec_driver_sql
+        found = {
+            name: run(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
+        }
+        assert found == {
+            "journal_mode": "wal",
+            "synchronous": 2,
+            "foreign_keys": 1,
+            "secure_delete": 1,
+        }
+        assert run("PRAGMA busy_timeout").scalar() == 30_000
+
+
+def test_only_one_version_of_a_name_can_be_active(tmp_path: Path) -> None:
+    """The database itself refuses a second active version."""
+    with making.make(tmp_path) as store:
+        making.add(store, "d", "one")
+        making.add(store, "d", "two", seed=1)
+    connection = sqlite3.connect(tmp_path / "meta.db")
+    with pytest.raises(sqlite3.IntegrityError):
+        connection.execute("UPDATE document SET state = 'active'")
+    connection.close()
+
+
+def test_only_the_sql_files_speak_sql() -> None:
+    """No file but the catalog's own imports sqlalchemy, and only the index imports lancedb."""
+    package = Path(check.__code__.co_filename).parents[1]
+    sql = {"catalog", "conditions", "failures", "migrations", "outbox", "passages"}
+    sql |= {"sessions", "tables", "versions"}
+    for path in package.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        own = path.parent.name == "store"
+        if not (own and path.stem in sql):
+            assert "sqlalchemy" not in text.replace("SQLAlchemy", "").lower(), path
+        if not (own and path.stem == "index"):
+            assert "import lancedb" not in text, path
+            assert "from lancedb" not in text, path
