@@ -252,8 +252,7 @@ class Pipeline:
         """Deltas, vectors and durable rows of a batch, handed to their documents."""
         shop = self.shop
         training = [work.training_passage(passage) for work, passage in batch]
-        with shop.lock:
-            fitted = bank.fit(shop.adapted, shop.base.encoder, training, shop.recipe, shop.start)
+        fitted = self._fit(training)
         vectors = shop.embedder.encode(
             [f"{t.title}: {t.text}" if t.title else t.text for t in training]
         )
@@ -280,16 +279,19 @@ class Pipeline:
                 )
             )
 
+    def _fit(self, training: list[TrainingPassage]) -> bank.Fitted:
+        shop = self.shop
+        with shop.lock, shop.base.fitting_precision():
+            return bank.fit(shop.adapted, shop.base.encoder, training, shop.recipe, shop.start)
+
     def _time(self, trial: list[TrainingPassage]) -> float:
         """Seconds per passage of fitting and embedding, measured after a warm-up."""
         if not trial:
             return 0.0
-        shop = self.shop
-        with shop.lock:
-            bank.fit(shop.adapted, shop.base.encoder, trial[:1], shop.recipe, shop.start)
-            began = time.perf_counter()
-            bank.fit(shop.adapted, shop.base.encoder, trial, shop.recipe, shop.start)
-        shop.embedder.encode([passage.text for passage in trial])
+        self._fit(trial[:1])
+        began = time.perf_counter()
+        self._fit(trial)
+        self.shop.embedder.encode([passage.text for passage in trial])
         return (time.perf_counter() - began) / len(trial)
 
 

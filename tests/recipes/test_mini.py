@@ -1,0 +1,169 @@
+"""The recipe of `mini`, all stages for a few seconds on made-up records."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+COLOURS = ("red", "green", "blue", "white")
+
+
+@pytest.fixture(autouse=True)
+def recipe(monkeypatch):
+    """Make `recipes` importable, and compute on one thread."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def module(name: str) -> Any:
+    """A module of the recipe."""
+    return importlib.import_module(f"recipes.mini.{name}")
+
+
+def records(split: str) -> list[dict[str, Any]]:
+    """Four articles of three paragraphs, two questions each."""
+    made = []
+    for article in range(4):
+        for paragraph in range(3):
+            name = f"{split} house {article} {paragraph}"
+            colour, year = COLOURS[(article + paragraph) % 4], str(1900 + 10 * article + paragraph)
+            text = f"The {name} is painted {colour} and was built in {year} by the river."
+            passage = {"id": name, "title": f"{split} houses {article}", "text": text}
+            for question, answer in (
+                (f"What colour is the {name}?", colour),
+                (f"When was the {name} built?", year),
+            ):
+                made.append({"question": question, "answers": [answer], "passages": [passage]})
+    return made
+
+
+def write_data(folder: Path) -> None:
+    """`squad_v1` as the recipe expects to find it."""
+    (folder / "squad_v1").mkdir(parents=True)
+    for split in ("train", "dev"):
+        with gzip.open(folder / "squad_v1" / f"{split}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records(split))
+
+
+def test_all_stages_run_and_ship_a_loadable_model(tmp_path, capsys):
+    """Prepare, read, resume, meta-train, export, evaluate; the result loads plainly."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run, shipped = tmp_path / "run", tmp_path / "models" / "mini"
+    write_data(tmp_path / "data")
+    module("prepare").main(
+        ["--data", str(tmp_path / "data"), "--text", str(tmp_path / "none"),
+         "--out", str(run / "data"), "--held-out", "1"]
+    )  # fmt: skip
+    common = ["--run", str(run), "--tiny", "--threads", "1"]
+    seconds = str(2 / 60)
+    first = ["--minutes", seconds, "--piece-minutes", str(0.5 / 60), "--batch", "4"]
+    module("reader").main([*common, *first])
+    module("reader").main([*common, *first])
+    state = module("schedule").load(run / "reader.pt")
+    assert state["step"] >= 2
+    module("meta").main(
+        [*common, "--minutes", seconds, "--tasks", "4", "--questions", "2", "--plain", "2",
+         "--rank", "2", "--upper-layers", "1", "--probe-tasks", "2"]
+    )  # fmt: skip
+    module("export").main(["--checkpoint", str(run / "best.pt"), "--out", str(shipped), "--tiny"])
+    prompts = ROOT / "adapterdb" / "models" / "mini" / "prompts.json"
+    (shipped / "prompts.json").write_text(prompts.read_text())
+    capsys.readouterr()
+    module("evaluate").main(
+        ["--data", str(tmp_path / "data"), "--model", str(shipped), "--questions", "4",
+         "--threads", "1"]
+    )  # fmt: skip
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["n"] == 4
+    assert set(result["nll"]) == {"own", "mismatched", "none"}
+    assert AutoModelForCausalLM.from_pretrained(shipped).dtype == torch.bfloat16
+    assert AutoTokenizer.from_pretrained(shipped).eos_token_id == 102
+
+
+def test_written_out_decoder_equals_transformers():
+    """`Decoder` gives the logits of `BertLMHeadModel`, and later tokens change nothing before."""
+    start, network = module("start"), module("network")
+    torch.manual_seed(0)
+    model = start.base_model(tiny=True).eval()
+    decoder = network.Decoder(model, network.mini_layout(model, rank=2, upper_layers=1))
+    ids = torch.randint(1000, 5000, (3, 20))
+    with torch.no_grad():
+        hidden = decoder.upper(decoder.lower(ids), None)
+        ours = decoder.logits(hidden.flatten(0, 1)).view(3, 20, -1)
+        torch.testing.assert_close(ours, model(ids).logits, atol=1e-5, rtol=1e-4)
+        ids[:, 10:] = 7
+        torch.testing.assert_close(ours[:, :10], model(ids).logits[:, :10], atol=1e-5, rtol=1e-4)
+
+
+def test_shipped_path_and_training_path_give_the_same_gradient(tmp_path):
+    """The gradient by hooks on the exported model equals the one meta-training differentiates."""
+    start, network, meta = module("start"), module("network"), module("meta")
+    objective, tasks, prompts = module("objective"), module("tasks"), module("prompts")
+    torch.manual_seed(0)
+    model = start.base_model(tiny=True).eval()
+    model.to(torch.bfloat16).float()
+    layout = network.mini_layout(model, rank=2, upper_layers=1)
+    init = meta.MetaInit(layout, 0.5)
+    state = {"model": model.state_dict(), "meta": init.state_dict()}
+    state["layout"] = json.dumps(layout.to_dict())
+    module("export").export(state, tmp_path, tiny=True)
+    (tmp_path / "prompts.json").write_text(prompts.PROMPTS_PATH.read_text())
+    shipped = module("adapted").Adapted(tmp_path, "cpu")
+    pieces = [prompts.Piece("A", "Some words."), prompts.Piece("", "Other and longer words here.")]
+    docs = tasks.documents(shipped.prompts, pieces)
+    decoder = network.Decoder(model, layout)
+    ours = objective.gradients(decoder, init.rows(2), docs, None, second_order=False)
+    torch.testing.assert_close(ours, shipped.gradients(pieces), atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(shipped.alpha, init.alpha.detach())
+
+
+def test_sampled_vocabulary_estimates_the_full_loss():
+    """With all the mass on sure candidates, the sampled loss is the full one."""
+    start, network = module("start"), module("network")
+    objective, tasks = module("objective"), module("tasks")
+    torch.manual_seed(0)
+    model = start.base_model(tiny=True).eval()
+    decoder = network.Decoder(model, network.mini_layout(model, rank=2, upper_layers=1))
+    batch = tasks.pad([[101, *range(1000, 1040)], [101, 5000, 6000]], [1, 1])
+    hidden = decoder.upper(decoder.lower(batch.ids), None)
+    some = objective.sample_vocabulary(batch.targets, model.config.vocab_size)
+    with torch.no_grad():
+        sampled = objective.losses(decoder, hidden, batch, some).mean()
+        full = objective.losses(decoder, hidden, batch).mean()
+    assert abs(sampled - full) < 0.05
+
+
+def test_special_tokens_in_user_text_stay_text():
+    """A "[SEP]" in a question is not the token, in a template it is."""
+    start, prompts = module("start"), module("prompts")
+    encoder = prompts.Prompts(start.base_tokenizer())
+    ids = encoder.blind("what is [SEP] [unused1]?")
+    assert ids.count(encoder.stop_id) == 2
+    assert 2 not in ids
+    assert encoder.ask("red", [prompts.Piece("", "x")])[:2] == [101, 2]
+
+
+def test_numbers_survive_tokenizing_and_decoding():
+    """Word pieces are joined up again where SQuAD's scores would notice."""
+    tokenizer = module("start").base_tokenizer()
+    for text in ("$1,500", "3.5%", "1990-91", "u.s. army", "beyonce's", "10:30"):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_score_is_squads():
+    """Case, punctuation and articles don't count; the best gold does."""
+    scoring = module("scoring")
+    assert scoring.score("The Eiffel tower.", ["eiffel Tower", "x"]) == (1.0, 1.0)
+    assert scoring.score("tower", ["eiffel tower"]).f1 == pytest.approx(2 / 3)

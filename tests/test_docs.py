@@ -1,0 +1,58 @@
+"""The documentation holds what the commands are."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from adapterdb.cli import adb
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(adb.commands)
+
+
+def test_the_commands_page_is_up_to_date() -> None:
+    """``docs/commands.md`` is what ``python docs/generate.py`` writes."""
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.FILE.read_text(encoding="utf-8") == module.commands_page()
+
+
+def test_every_option_is_on_the_commands_page() -> None:
+    """Each option of each command, and the shared ones, is described."""
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for command in (adb, *adb.commands.values()):
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                assert parameter.help, f"{command.name} {parameter.opts} has no help"
+                assert all(name in page for name in parameter.opts)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_and_a_place_in_the_readme(name: str) -> None:
+    """The docstring shows a use of the command; the README's table names it."""
+    example = (adb.commands[name].help or "").partition("Example:\n")[2]
+    assert f"adb {name}" in example
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| `{name}\b", readme, re.MULTILINE)
+
+
+def test_the_readme_names_every_folder_of_the_package() -> None:
+    """Whoever looks for a room finds it in the tree."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = [path.parent.name for path in (ROOT / "adapterdb").glob("*/__init__.py")]
+    assert [name for name in folders if f"{name}/" not in readme] == []
+
+
+def test_links_lead_somewhere() -> None:
+    """Relative links of the Markdown pages point to files that exist."""
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
