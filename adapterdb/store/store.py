@@ -25,7 +25,7 @@ from adapterdb.store.catalog import Catalog
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.filters import Where, as_filter
 from adapterdb.store.finder import Finder
-from adapterdb.store.home import Home
+from adapterdb.store.folders import Folders
 from adapterdb.store.index import Index
 from adapterdb.store.migrations import FORMAT, check_format
 from adapterdb.store.outbox import Outbox
@@ -76,14 +76,14 @@ class Store:
 
     def __init__(
         self,
-        home: Home,
+        folders: Folders,
         sessions: Sessions,
         *,
         read_only: bool,
         on_step: Callable[[str], None] | None,
     ) -> None:
-        self.home = home.folder
-        self.paths = home
+        self.home = folders.folder
+        self.paths = folders
         self.read_only = read_only
         self._sessions = sessions
         self._on_step = on_step or (lambda step: None)
@@ -93,13 +93,13 @@ class Store:
         self.uuid = found["uuid"]
         dimension = self.info.dimension
         fields = {"layout": self.info.layout.fingerprint, "store": self.uuid}
-        self.weights = Weights(home.weights, fields, self._on_step)
-        self.index = Index(home.index, dimension)
+        self.weights = Weights(folders.weights, fields, self._on_step)
+        self.index = Index(folders.index, dimension)
         self.outbox = Outbox(sessions, dimension)
         self.applier = Applier(
             self.index,
             self.outbox,
-            home.locks,
+            folders.locks,
             dimension=dimension,
             read_only=read_only,
             on_step=self._on_step,
@@ -115,14 +115,14 @@ class Store:
             Exists: if there is one, in the folder or behind ``catalog_url``.
             StorageFailed: if the folder can't be written.
         """
-        home = Home(folder)
-        home.make_folders()
-        with storage_failures(f"home {folder}"), FileLock(home.locks / "create.lock"):
-            if home.format.exists():
+        folders = Folders(folder)
+        folders.make_folders()
+        with storage_failures(f"home {folder}"), FileLock(folders.locks / "create.lock"):
+            if folders.format.exists():
                 raise Exists(f"there is a store in {folder} already")
-            sessions = Sessions(home.catalog, url=catalog_url, create=True)
+            sessions = Sessions(folders.catalog, url=catalog_url, create=True)
             try:
-                home.write_format(FORMAT, Catalog(sessions).found(info))
+                folders.write_format(FORMAT, Catalog(sessions).found(info))
             finally:
                 sessions.close()
         return cls.open(folder, catalog_url=catalog_url)
@@ -149,17 +149,19 @@ class Store:
             Mismatch: code ``format`` if a newer program made it, ``store`` if the catalog belongs
                 to another store.
         """
-        home = Home(folder)
-        number, uuid = home.read_format()
+        folders = Folders(folder)
+        number, uuid = folders.read_format()
         check_format(number, number)
-        if catalog_url is None and not home.catalog.exists():
+        if catalog_url is None and not folders.catalog.exists():
             raise Corrupt(
-                f"{home.catalog} is missing", code="lost_catalog", hint="restore it from a backup"
+                f"{folders.catalog} is missing",
+                code="lost_catalog",
+                hint="restore it from a backup",
             )
-        sessions = Sessions(home.catalog, url=catalog_url, read_only=read_only)
+        sessions = Sessions(folders.catalog, url=catalog_url, read_only=read_only)
         try:
             Catalog(sessions).bring_up_to_date(read_only=read_only)
-            store = cls(home, sessions, read_only=read_only, on_step=on_step)
+            store = cls(folders, sessions, read_only=read_only, on_step=on_step)
             if store.uuid != uuid:
                 raise Mismatch(
                     f"the catalog belongs to store {store.uuid}, {folder} to {uuid}", code="store"

@@ -21,7 +21,7 @@ from adapterdb.store.weights import sync_folder
 
 
 @dataclass(frozen=True)
-class Home:
+class Folders:
     """Paths below ``folder``."""
 
     folder: Path
