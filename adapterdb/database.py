@@ -109,6 +109,18 @@ class AdapterDB:
         """What the home was built with."""
         return self._home.config
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of the base model, embedder, layout, recipe and start this home was made with."""
+        info = self._home.store.info
+        return {
+            "base_model": info.base_fingerprint,
+            "embedder": info.embedder_fingerprint,
+            "layout": info.layout.fingerprint,
+            "recipe": info.recipe_fingerprint,
+            **{name.removesuffix("_fingerprint"): value for name, value in info.extra.items()},
+        }
+
     def close(self) -> None:
         """Close the store; the object is not usable afterwards."""
         self._home.store.close()

@@ -74,9 +74,11 @@ class Home:
         from adapterdb.embedder import load_embedder
         from adapterdb.store.rows import StoreInfo
         from adapterdb.store.store import Store
+        from adapterdb.training.recipes import get_recipe
 
         if path.exists() and any(path.iterdir()):
             raise Exists(f"{str(path)!r} exists and is not empty", hint="name another folder")
+        get_recipe(config.recipe, has_meta_init=False)  # a wrong name costs no loading
         base = load_base_model(
             config.base,
             device=options.device,

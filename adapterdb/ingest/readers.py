@@ -214,10 +214,20 @@ def _markdown(data: bytes, limits: LimitConfig) -> Content:
     fields, text = split_front_matter(_decode(data))
     metadata = to_metadata({k: v for k, v in fields.items() if k != "title"})
     title = fields.get("title")
-    heading = _HEADING.search(_FENCE.sub("", text)) if title is None else None
-    if heading is not None:
+    heading = _HEADING.search(_FENCE.sub("", text))
+    if heading is not None and title is None:
         title = (heading[1] or heading[2]).rstrip("# \t")
-    return Content(text, "" if title is None else str(title), metadata)
+    title = "" if title is None else str(title)
+    return Content(_without_title(text, title), title, metadata)
+
+
+def _without_title(text: str, title: str) -> str:
+    """The text without a first heading that says the title: every passage carries that anyway."""
+    body = text.lstrip()
+    first = _HEADING.match(body)
+    if first is None or (first[1] or first[2]).rstrip("# \t") != title:
+        return text
+    return body[first.end() :].lstrip() or text
 
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)

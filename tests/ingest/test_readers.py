@@ -160,7 +160,6 @@ def test_markdown_gives_title_metadata_and_body(tmp_path: Path) -> None:
     ("page", "title"),
     [
         ("intro\n\n## Deep *one* ##\ntext", "Deep *one*"),
-        ("Over\n====\ntext", "Over"),
         ("```\n# comment\n```\n# Real\n", "Real"),
         ("no heading", ""),
         ("---\nnot a mapping\n---\ntext", ""),
@@ -175,6 +174,23 @@ def test_markdown_without_front_matter_is_titled_by_its_first_heading(
     """The first heading outside code is the title; a block that is no YAML mapping stays text."""
     document = documents(write(tmp_path / "a.md", page))["a.md"]
     assert (document.title, document.text) == (title, page)
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("Over\n====\ntext", "text"),
+        ("\n# Over #\n\ntext\n# Over\n", "text\n# Over\n"),
+        ("---\ntitle: Over\n---\n# Over\n\ntext", "text"),
+        ("---\ntitle: Other\n---\n# Over\n\ntext", "# Over\n\ntext"),
+        ("# Over\n", "# Over\n"),
+    ],
+)
+def test_first_heading_that_is_the_title_is_not_said_twice(
+    tmp_path: Path, page: str, text: str
+) -> None:
+    """A leading heading equal to the title is left out, unless it is all there is."""
+    assert documents(write(tmp_path / "a.md", page))["a.md"].text == text
 
 
 def test_empty_front_matter_and_windows_newlines() -> None:

@@ -1,0 +1,182 @@
+"""``adb ask`` and ``adb search``: answers, and the passages they would lean on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adapterdb.cli.options import NAMESPACE, WHERE, K, parse_adapters
+from adapterdb.cli.output import print_answer, print_json, print_table, printable, shorten
+from adapterdb.cli.settings import Settings, shared
+from adapterdb.errors import InvalidInput
+from adapterdb.records import COMPOSITIONS, MODES, Answer, Generation
+
+if TYPE_CHECKING:
+    from adapterdb.database import AdapterDB
+
+STDIN = "-"
+BATCH = 64  # questions answered before the first of them is printed
+
+_HOW = (
+    click.option(
+        "--mode", type=click.Choice(MODES), default="hybrid",
+        help="What answers: the base model alone, with text, with deltas, or with both."
+        " Default: hybrid.",
+    ),
+    K,
+    click.option(
+        "--compose", type=click.Choice(COMPOSITIONS), default="cat",
+        help="How hits become a mixture. Default: cat.",
+    ),
+    NAMESPACE,
+    WHERE,
+    click.option(
+        "--min-similarity", type=float, metavar="X", help="Use no hits under this cosine, -1 to 1."
+    ),
+    click.option(
+        "--adapter", "adapters", multiple=True, metavar="NAME[=W]",
+        help="Let this document's or delta's weights act instead of searched ones. Repeatable.",
+    ),
+    click.option("--max-tokens", type=int, metavar="N", help="Longest answer, 1 to 4096."),
+    click.option("--temperature", type=float, default=0.0, metavar="T", help="0 (default) to 10."),
+    click.option("--top-p", type=float, default=1.0, metavar="P", help="Nucleus mass up to 1."),
+    click.option(
+        "--seed", type=int, default=0, metavar="N", envvar=["ADB_ASK_SEED", "ADB_SEED"],
+        help="Of the sampling.  [env: ADB_SEED]",
+    ),
+)  # fmt: skip
+
+
+def _how(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say how questions are answered."""
+    return reduce(lambda made, option: option(made), reversed(_HOW), function)
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.option(
+    "--questions",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Ask every question of a JSON Lines file with a field 'question'.",
+)
+@_how
+@click.option("--stream/--no-stream", default=None, help="Default: stream on a terminal.")
+@click.option("--sources/--no-sources", default=True, help="Show what the answer leaned on.")
+@shared
+def ask(
+    settings: Settings,
+    /,
+    question: str | None,
+    questions: str | None,
+    stream: bool | None,
+    sources: bool,
+    **how: Any,
+) -> None:
+    """Answer a question from the stored documents.
+
+    QUESTION - reads questions from standard input, one on each line. With --json, one JSON
+    document for a question, and one line for each of several.
+
+    Example:
+      adb ask "Who opened the lighthouse?" --mode adapter -k 3
+      adb ask "What changed?" --where "year >= 2020" --json
+    """
+    if (question is None) == (questions is None):
+        raise click.UsageError("give a QUESTION or --questions FILE")
+    options, asked = _options(how), list(_questions(question, questions))
+    if stream is None:
+        stream = sys.stdout.isatty()
+    with settings.open() as db:
+        if stream and not settings.json and len(asked) == 1:
+            print_answer(_streamed(db, asked[0], options), text=False, sources=sources)
+            return
+        for first in range(0, len(asked), BATCH):
+            for answer in db.ask_many(asked[first : first + BATCH], **options):
+                if settings.json:
+                    print_json(answer)
+                else:
+                    print_answer(answer, text=True, sources=sources)
+
+
+def _options(how: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of ``AdapterDB.ask_many`` out of those of the command."""
+    generation = Generation(
+        **{name: how.pop(name) for name in ("max_tokens", "temperature", "top_p", "seed")}
+    )
+    mixture = parse_adapters(how.pop("adapters"))
+    return {**how, "generation": generation, "mixture": mixture}
+
+
+def _questions(question: str | None, file: str | None) -> Iterator[str]:
+    """The question, or those on standard input, or those of a file; InvalidInput if none."""
+    if file is not None:
+        lines = Path(file).read_text(encoding="utf-8", errors="strict").splitlines()
+        found = [
+            _field(line, f"{file} line {n}") for n, line in enumerate(lines, 1) if line.strip()
+        ]
+    elif question == STDIN:
+        found = [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    else:
+        found = [question or ""]
+    if not found:
+        raise InvalidInput(f"there is no question in {file or 'standard input'}")
+    yield from found
+
+
+def _field(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{where} is not JSON: {error}") from error
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+        raise InvalidInput(f"{where} is no object with a text 'question'")
+    return str(row["question"])
+
+
+def _streamed(db: AdapterDB, question: str, options: dict[str, Any]) -> Answer:
+    """Print one answer as it comes; returns it whole."""
+    answer = None
+    for token in db.stream(question, **options):
+        click.echo(printable(token.text), nl=False)
+        answer = token.answer or answer
+    click.echo()
+    assert answer is not None  # the last token carries it
+    return answer
+
+
+@click.command()
+@click.argument("question")
+@click.option("-k", "k", type=int, default=3, metavar="N", help="Passages, 1 to 100. Default: 3.")
+@WHERE
+@NAMESPACE
+@click.option(
+    "--kind", type=click.Choice(["hybrid", "vector", "text"]), default="hybrid",
+    help="By meaning, by words, or both. Default: hybrid.",
+)  # fmt: skip
+@shared
+def search(settings: Settings, /, question: str, **options: Any) -> None:
+    """Find the passages that fit a question best.
+
+    Example:
+      adb search "opening of the railway" -k 5
+    """
+    with settings.open() as db:
+        hits = db.search(question, **options)
+    if settings.json:
+        print_json(hits)
+        return
+    print_table(
+        ("rank", "similarity", "document", "span", "delta", "text"),
+        [
+            (h.rank, h.similarity, f"{h.document}@{h.version}", f"{h.start}-{h.end}",
+             h.delta_id[:12], shorten(h.text))
+            for h in hits
+        ],
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""``adb export`` and ``adb import``: deltas as PEFT folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from adapterdb.cli.options import NAMESPACE, parse_tags
+from adapterdb.cli.output import print_json, print_text
+from adapterdb.cli.settings import Settings, shared
+from adapterdb.errors import InvalidInput
+
+
+@click.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("folder", metavar="DIR")
+@NAMESPACE
+@shared
+def export(settings: Settings, names: tuple[str, ...], folder: str, namespace: str) -> None:
+    """Write deltas as PEFT folders, one for each delta, into DIR.
+
+    NAME is a document or the id of a delta. Any program that reads PEFT adapters can load them.
+
+    Example:
+      adb export railway.md adapters/
+    """
+    with settings.open() as db:
+        written = db.export(names, folder, namespace=namespace)
+    if settings.json:
+        print_json([str(path) for path in written])
+        return
+    print_text("\n".join(map(str, written)))
+
+
+@click.command("import")
+@click.argument("folder", metavar="DIR")
+@click.option(
+    "--text",
+    "file",
+    required=True,
+    metavar="FILE",
+    help="What the LoRA knows: it is found by this text. - is standard input.",
+)
+@click.option("--name", metavar="NAME", help="Of the document it stands for. Default: DIR's name.")
+@click.option("--title", default="", metavar="TEXT", help="Shown with the text.")
+@NAMESPACE
+@click.option(
+    "--tag", "tags", multiple=True, metavar="[K=]V",
+    help="Add a field; a bare V is a tag. Repeatable.",
+)  # fmt: skip
+@shared
+def import_(
+    settings: Settings,
+    folder: str,
+    file: str,
+    name: str | None,
+    title: str,
+    namespace: str,
+    tags: tuple[str, ...],
+) -> None:
+    """Store a LoRA of your own, from a PEFT folder, as the delta of a text.
+
+    Example:
+      adb import adapters/mine --text about.txt --name mine
+    """
+    text, metadata = _read(file), parse_tags(tags)
+    with settings.open() as db:
+        delta = db.put(
+            folder, text=text, name=name or Path(folder).resolve().name, title=title,
+            namespace=namespace, metadata=metadata,
+        )  # fmt: skip
+    if settings.json:
+        print_json(delta)
+        return
+    print_text(f"stored delta {delta.id} as {delta.document}@{delta.version}")
+
+
+def _read(file: str) -> str:
+    """The text of a file or of standard input; InvalidInput if it is not UTF-8."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            data: bytes = stream.read()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"{file} can't be read: {error.strerror}", code="unreadable") from error

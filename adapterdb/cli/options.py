@@ -1,0 +1,62 @@
+"""Options that several commands share, and the values people write in them."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from adapterdb.errors import InvalidInput
+from adapterdb.records import Metadata, MetadataValue
+
+NAMESPACE = click.option(
+    "--namespace", default="default", metavar="NAME", help="Part of the home. Default: default."
+)
+WHERE = click.option(
+    "--where", metavar="SQL", help="""Only documents that meet a condition: "year >= 2020"."""
+)
+K = click.option("-k", "k", type=int, metavar="N", help="Passages to use, 1 to 100.")
+
+_INT = re.compile(r"[+-]?\d{1,18}", re.ASCII)
+_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,2})?", re.ASCII)
+
+
+def parse_tags(tags: tuple[str, ...]) -> Metadata:
+    """Fields out of ``key=value`` and bare ``value`` (a ``tag``); numbers become numbers.
+
+    Raises:
+        InvalidInput: for an empty key or value.
+    """
+    fields: dict[str, MetadataValue] = {}
+    for text in tags:
+        key, equals, value = text.rpartition("=") if "=" not in text else text.partition("=")
+        if not value or (equals and not key):
+            raise InvalidInput(f"--tag {text!r} is neither VALUE nor KEY=VALUE")
+        key = key or "tag"
+        before = fields.get(key)
+        if before is None and key != "tag":
+            fields[key] = number(value)
+        else:
+            earlier = before if isinstance(before, list) else [] if before is None else [before]
+            fields[key] = [*map(str, earlier), value]
+    return fields
+
+
+def number(text: str) -> str | int | float:
+    """``text`` as the number it writes, or itself."""
+    if _INT.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def parse_adapters(adapters: tuple[str, ...]) -> dict[str, float] | None:
+    """Weights by name out of ``NAME`` (weight 1) and ``NAME=WEIGHT``; None if there are none."""
+    weights: dict[str, float] = {}
+    for text in adapters:
+        name, _, weight = text.rpartition("=")
+        value = number(weight)
+        if name and not isinstance(value, str):
+            weights[name] = float(value)
+        else:
+            weights[text] = 1.0  # the name itself may hold "="
+    return weights or None
