@@ -208,7 +208,7 @@ class AdapterDB:
             Mismatch: if it is no plain LoRA of this home's modules and rank, or not finite.
             Rejected: if the text or the name is not allowed.
         """
-        from adapterdb.ingest.imported import put_row
+        from adapterdb.exchange import put_row
         from adapterdb.ingest.readers import check_document
         from adapterdb.peft_format import read_peft
 
@@ -362,31 +362,12 @@ class AdapterDB:
             The folders, named by delta id. A gradient delta is exported as the factors it acts
             with alone: theta* - alpha * g.
         """
-        from adapterdb.peft_format import write_peft
+        from adapterdb.exchange import export_deltas
 
         wanted = [names] if isinstance(names, str) else list(names)
         deltas = [delta for name in wanted for delta in self._named(name, namespace)]
-        start, written = self._home.start, []
-        for delta, ref in zip(
-            deltas, self._home.store.rows_of([d.id for d in deltas]), strict=True
-        ):
-            row = self._home.store.read_row(ref).float()
-            written.append(
-                write_peft(
-                    Path(folder) / delta.id,
-                    start.step(row) if delta.kind == "gradient" else row,
-                    self._home.store.info.layout,
-                    base_model=self.config.base,
-                    fan_in_fan_out=self._home.base.fan_in_fan_out,
-                    metadata={
-                        "document": delta.document,
-                        "span": f"{delta.start}-{delta.end}",
-                        "base_fingerprint": self._home.store.info.base_fingerprint,
-                        "recipe": delta.recipe,
-                    },
-                )
-            )
-        return written
+        home = self._home
+        return export_deltas(home.store, home.base, home.start, deltas, Path(folder))
 
     def stats(self, *, namespace: str | None = None) -> StoreStats:
         """Counts of what is active, and bytes by kind."""

@@ -17,7 +17,7 @@ ROWS = (
     {"__init__"},
     {"database"},
     {"home"},
-    {"ingest", "engine", "evaluation"},
+    {"ingest", "engine", "evaluation", "exchange"},
     {"training", "store"},
     {"adapted_model", "base_model", "embedder", "prompts", "model_folder", "peft_format"},
     {"kernels"},

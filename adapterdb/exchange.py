@@ -1,16 +1,20 @@
-"""A LoRA made elsewhere, stored as the delta of a text."""
+"""Deltas made elsewhere taken in, and ours given out as PEFT folders."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from adapterdb.errors import Mismatch
+from adapterdb.peft_format import write_peft
 from adapterdb.records import Delta, Document, Passage
 from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
+from adapterdb.training.start import Start
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,3 +61,35 @@ def put_row(
     (stored,) = store.commit([NewDocument(namespace, document, text_sha, key, (passage,))])
     store.apply_outbox(namespace)
     return store.deltas(stored.id)[0]
+
+
+def export_deltas(
+    store: Store, base: BaseModel, start: Start, deltas: Sequence[Delta], folder: Path
+) -> list[Path]:
+    """Write each delta as a PEFT folder ``folder/<delta id>``; returns the folders.
+
+    A gradient delta is written as the factors it acts with alone: theta* - alpha * g.
+
+    Raises:
+        Exists: if such a folder holds something already.
+    """
+    written = []
+    for delta, ref in zip(deltas, store.rows_of([d.id for d in deltas]), strict=True):
+        row = store.read_row(ref).float()
+        provenance = {
+            "document": delta.document,
+            "span": f"{delta.start}-{delta.end}",
+            "base_fingerprint": store.info.base_fingerprint,
+            "recipe": delta.recipe,
+        }
+        written.append(
+            write_peft(
+                folder / delta.id,
+                start.step(row) if delta.kind == "gradient" else row,
+                store.info.layout,
+                base_model=base.name,
+                fan_in_fan_out=base.fan_in_fan_out,
+                metadata=provenance,
+            )
+        )
+    return written
