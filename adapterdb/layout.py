@@ -274,6 +274,7 @@ ATTENTION_ENDINGS = (
     ("attention.output.dense",),
     ("query_key_value",),
     ("attention.dense",),
+    ("self_attention.dense",),
 )
 
 

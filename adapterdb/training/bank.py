@@ -15,7 +15,7 @@ from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training.head import hidden_states
+from adapterdb.training.head import SplitModel
 from adapterdb.training.objective import (
     Targets,
     TokenSequence,
@@ -102,8 +102,8 @@ def gradients(
     """
     with torch.enable_grad():
         leaf = rows.detach().requires_grad_()
-        hidden, targets = _forward(adapted, leaf, data)
-        loss, upstream = token_losses(adapted.model, hidden.detach(), targets, gradient=True)
+        split, hidden, targets = _forward(adapted, leaf, data)
+        loss, upstream = token_losses(split, hidden.detach(), targets, gradient=True)
         (gradient,) = torch.autograd.grad(hidden, leaf, upstream)
     return loss, gradient
 
@@ -111,14 +111,14 @@ def gradients(
 @torch.no_grad()
 def losses(adapted: AdaptedModel, rows: Tensor, data: Sequence[Sequence[TokenSequence]]) -> Tensor:
     """``(N,)`` the loss of each passage's own sequences under its own row."""
-    hidden, targets = _forward(adapted, rows, data)
-    return token_losses(adapted.model, hidden, targets, gradient=False)[0]
+    split, hidden, targets = _forward(adapted, rows, data)
+    return token_losses(split, hidden, targets, gradient=False)[0]
 
 
 def _forward(
     adapted: AdaptedModel, bank: Tensor, data: Sequence[Sequence[TokenSequence]]
-) -> tuple[Tensor, Targets]:
-    """Hidden states ``(n, H)`` of all labelled positions, and what they should say."""
+) -> tuple[SplitModel, Tensor, Targets]:
+    """The model, hidden states ``(n, H)`` of all labelled positions, and what they should say."""
     width = max(len(sequences) for sequences in data)
     flat = [
         sequence
@@ -127,8 +127,9 @@ def _forward(
     ]
     ids, mask, labels = pad(flat, bank.device)
     with adapted.using_rows(bank) as model:
-        hidden = hidden_states(model, ids, mask)
-    return hidden[labels != -100], targets_of(labels, len(data))
+        split = SplitModel(model)
+        hidden = split.hidden_states(ids, mask)
+    return split, hidden[labels != -100], targets_of(labels, len(data))
 
 
 class RowAdamW:

@@ -6,43 +6,59 @@ are computed only where there is a label, a few at a time, and never kept.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
 
-def hidden_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """The last hidden states ``(B, T, H)`` of the model's body."""
-    body = getattr(model, model.base_model_prefix)
-    out = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    hidden: Tensor = out.last_hidden_state
-    return hidden
+class SplitModel:
+    """A causal model as body and head, for one forward.
 
-
-def logits_of(model: Any, hidden: Tensor) -> Tensor:
-    """The logits ``(n, V)`` of hidden states ``(n, H)``.
-
-    This is the model's own forward with its body replaced by one that returns ``hidden``, so that
-    whatever the model does after its body (BERT's transform, Gemma's soft cap) is done here too.
+    Args:
+        model: a transformers causal model, acting with whatever it acts with.
     """
-    name = model.base_model_prefix
-    body = model._modules[name]
-    model._modules[name] = _Returns(hidden[None])
-    try:
-        logits: Tensor = model(input_ids=None, inputs_embeds=hidden[None], use_cache=False).logits
-    finally:
-        model._modules[name] = body
-    return logits[0]
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._body = model.get_decoder()
+        names = [name for name, module in model.named_modules() if module is self._body]
+        parent, _, self._name = names[0].rpartition(".")
+        self._parent = model.get_submodule(parent)
+        self._output: Any = None
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The last hidden states ``(B, T, H)`` of the body."""
+        self._output = self._body(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        )
+        hidden: Tensor = self._output.last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits ``(n, V)`` of hidden states ``(n, H)``; after ``hidden_states``.
+
+        This is the model's own forward with its body replaced by one that returns ``hidden``, so
+        that whatever follows the body (BERT's transform, Gemma's soft cap) is done here too.
+        """
+        output = copy(self._output)
+        output.last_hidden_state = hidden[None]
+        self._parent._modules[self._name] = _Returns(output)
+        try:
+            whole = self._model(input_ids=None, inputs_embeds=hidden[None], use_cache=False)
+        finally:
+            self._parent._modules[self._name] = self._body
+        logits: Tensor = whole.logits
+        return logits[0]
 
 
 class _Returns(nn.Module):
     """A body that has already been run."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, output: Any) -> None:
         super().__init__()
-        self.hidden = hidden
+        self.output = output
 
-    def forward(self, *_: Any, **__: Any) -> Output:
-        """The hidden states given at construction."""
-        return Output(last_hidden_state=self.hidden)
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """The output given at construction."""
+        return self.output

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adapterdb.errors import Rejected
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training.head import logits_of
+from adapterdb.training.head import SplitModel
 from adapterdb.training.recipes import Recipe
 
 CHUNK = 128  # positions whose logits exist at once: 16 MB of float32 for 30,000 words
@@ -116,7 +116,7 @@ def targets_of(labels: Tensor, passages: int) -> Targets:
 
 
 def token_losses(
-    model: Any, hidden: Tensor, targets: Targets, *, gradient: bool
+    model: SplitModel, hidden: Tensor, targets: Targets, *, gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Mean cross entropy of each passage's labelled tokens, and its gradient for the hidden states.
 
@@ -137,8 +137,7 @@ def token_losses(
         part = slice(first, first + CHUNK)
         with torch.set_grad_enabled(gradient):
             leaf = hidden[part].detach().requires_grad_(gradient)
-            logits = logits_of(model, leaf)
-            logits = logits.to(losses.dtype)
+            logits = model.logits(leaf).to(losses.dtype)
             each = F.cross_entropy(logits, targets.labels[part], reduction="none")
             if gradient:
                 weighted = (each * targets.shares[part]).sum()
