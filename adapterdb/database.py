@@ -38,7 +38,7 @@ from adapterdb.records import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from adapterdb.engine.answer import AskOptions
+    from adapterdb.engine.plan import AskOptions
     from adapterdb.ingest.pipeline import Item
     from adapterdb.store.check import Finding
     from adapterdb.store.rows import StoreStats
@@ -267,7 +267,7 @@ class AdapterDB:
 
         Args:
             questions: 1 to 8,192 characters each.
-            mode: ``base``, ``rag``, ``adapter`` or ``hybrid``, see ``engine.answer``.
+            mode: ``base``, ``rag``, ``adapter`` or ``hybrid``, see ``engine.plan``.
             k: hits used; None takes the home's setting.
             compose: ``cat``, ``mean`` or ``single``.
             namespace, where: what is searched.
@@ -295,8 +295,14 @@ class AdapterDB:
     @contextmanager
     def applied(self, mixture: Mixture | Mapping[str, float]) -> Iterator[Any]:
         """The transformers model acting with ``mixture`` inside the block, for your own calls."""
+        from adapterdb.engine.runtime import Registered
+
         chosen = self._mixture(mixture, "default")
-        registered = self._home.answerer.registered(chosen)
+        store, ids = self._home.store, [delta_id for delta_id, _ in chosen.parts]
+        registered = {
+            delta_id: Registered(store.delta(delta_id).kind, row)
+            for delta_id, row in zip(ids, store.rows_of(ids), strict=True)
+        }
         with self._home.runtime.acting([chosen], registered) as model:
             yield model
 
@@ -397,7 +403,7 @@ class AdapterDB:
             )
 
     def _options(self, **given: Any) -> AskOptions:
-        from adapterdb.engine.answer import AskOptions
+        from adapterdb.engine.plan import AskOptions
 
         given["generation"] = given.get("generation") or Generation()
         if given.get("mixture") is not None:

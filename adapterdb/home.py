@@ -183,9 +183,11 @@ class Home:
     def answerer(self) -> Answerer:
         """What answers questions from this home."""
         from adapterdb.engine.answer import Answerer
+        from adapterdb.engine.plan import Planner
 
         with self._loading:
-            return Answerer(self.store, self.embedder, self.runtime, self.config.search)
+            planner = Planner(self.store, self.embedder, self.runtime, self.config.search)
+        return Answerer(planner)
 
     @property
     def pipeline(self) -> Pipeline:

@@ -246,6 +246,12 @@ def test_named_mixture_is_used_as_given(db: AdapterDB) -> None:
     delta = db.deltas("bees")[0]
     answer = db.ask(QUESTIONS[0], mode="adapter", mixture={"bees": 0.5})
     assert answer.mixture.parts == ((delta.id, 0.5),)
+    assert [(s.document, s.weight, s.text) for s in answer.sources] == [
+        ("bees", 0.5, TEXTS["bees"])
+    ]
+    both = db.ask(QUESTIONS[0], mode="hybrid", mixture={"bees": 0.5})
+    assert {s.document: s.weight for s in both.sources}["bees"] == 0.5
+    assert len(both.sources) > 1
     with pytest.raises(NotFound):
         db.ask(QUESTIONS[0], mode="adapter", mixture={"nobody": 1.0})
 

@@ -62,12 +62,13 @@ def search(
     ranked = fuse(lists)[:k] if kind == "hybrid" else [(s.passage, s.score) for s in lists[0][:k]]
     similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked])
     return [
-        Found(_hit(passage, similar[passage.passage_id], score, rank), passage.row)
+        Found(hit_of(passage, similar[passage.passage_id], score, rank), passage.row)
         for rank, (passage, score) in enumerate(ranked, start=1)
     ]
 
 
-def _hit(passage: PassageRow, similarity: float, score: float, rank: int) -> Hit:
+def hit_of(passage: PassageRow, similarity: float, score: float, rank: int) -> Hit:
+    """The hit that a stored passage is."""
     return Hit(
         passage_id=passage.passage_id,
         delta_id=passage.delta_id,

@@ -245,8 +245,9 @@ class Pipeline:
             if work.failed is not None:
                 code, message = work.failed.code, work.failed.message
                 tally.add(_rejected(work.document.name, work.namespace, code, message))
-        if tally.passages // INDEX_EVERY != (tally.passages - len(batch)) // INDEX_EVERY:
+        if tally.passages - tally.indexed >= INDEX_EVERY:
             self.store.apply_outbox()
+            tally.indexed = tally.passages
 
     def _make(self, batch: list[tuple[_Work, Passage]]) -> None:
         """Deltas, vectors and durable rows of a batch, handed to their documents."""
@@ -320,7 +321,7 @@ class _Tally:
     def __init__(
         self, passages_total: int | None, on_progress: Callable[[Progress], None] | None
     ) -> None:
-        self.passages = self.documents = self.size_bytes = 0
+        self.passages = self.documents = self.size_bytes = self.indexed = 0
         self._counts = {"added": 0, "updated": 0, "skipped": 0, "rejected": 0}
         self._failures: list[DocumentResult] = []
         self._total, self._listener = passages_total, on_progress

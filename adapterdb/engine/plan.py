@@ -1,0 +1,200 @@
+"""A question to a plan: what was found, which deltas act how strongly, and the prompt.
+
+Everything is decided here before the model runs; ``answer.py`` carries plans out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from adapterdb.config import SearchConfig
+from adapterdb.embedder import Embedder
+from adapterdb.engine.compose import compose
+from adapterdb.engine.runtime import Registered, Runtime
+from adapterdb.engine.search import Found, hit_of, search
+from adapterdb.errors import Corrupt, InvalidInput
+from adapterdb.records import (
+    MAX_K,
+    MODES,
+    Composition,
+    Generation,
+    Hit,
+    Mixture,
+    Mode,
+    check_int,
+    check_number,
+    check_question,
+)
+from adapterdb.store.store import Store
+
+NOTHING_RELEVANT = "nothing relevant is stored; answered by the base model alone"
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """How questions are answered; None takes the home's own setting.
+
+    Args:
+        mode: ``base`` (blind), ``rag`` (text in prompt), ``adapter`` (deltas), ``hybrid`` (both).
+        k: hits used, 1 to 100.
+        composition: ``cat``, ``mean`` or ``single``.
+        namespace: searched.
+        where: filter over names and metadata.
+        min_similarity: hits under this cosine are not used.
+        mixture: these deltas instead of searched ones (mode ``adapter`` or ``hybrid``).
+        generation: how answers are decoded.
+    """
+
+    mode: Mode = "hybrid"
+    k: int | None = None
+    composition: Composition = "cat"
+    namespace: str = "default"
+    where: str | None = None
+    min_similarity: float | None = None
+    mixture: Mixture | None = None
+    generation: Generation = field(default_factory=Generation)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidInput(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.k is not None:
+            check_int("k", self.k, 1, MAX_K)
+        if self.min_similarity is not None:
+            check_number("min_similarity", self.min_similarity, -1.0, 1.0)
+        if self.mixture is not None and self.mode not in ("adapter", "hybrid"):
+            raise InvalidInput(f"a mixture can't act in mode {self.mode!r}; use adapter or hybrid")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A question ready to be answered.
+
+    Args:
+        sources: passages the answer will lean on, best first.
+        mixture: deltas that act; empty in modes ``base`` and ``rag``.
+        registered: kind and place of each of them.
+        prompt: token ids.
+        note: what the reader of the answer should know.
+        search_ms: milliseconds it took.
+    """
+
+    question: str
+    sources: tuple[Hit, ...]
+    mixture: Mixture
+    registered: dict[str, Registered]
+    prompt: tuple[int, ...]
+    note: str
+    search_ms: float
+
+
+class Planner:
+    """Plans questions over one store for one runtime."""
+
+    def __init__(
+        self, store: Store, embedder: Embedder, runtime: Runtime, settings: SearchConfig
+    ) -> None:
+        self.store, self.embedder, self.runtime = store, embedder, runtime
+        self.settings = settings
+
+    def plan(self, question: str, options: AskOptions) -> Plan:
+        """The plan of one question; InvalidInput if the question or its prompt can't be used."""
+        check_question(question)
+        began = time.perf_counter()
+        found = self._found(question, options)
+        named = self._named(question, options.mixture) if options.mixture else []
+        mixture = self._mixture([entry.hit for entry in found], options)
+        registered = {e.hit.delta_id: Registered(e.hit.kind, e.row) for e in [*named, *found]}
+        mixture, note = self._without_damaged(mixture, registered)
+        if options.mode != "base" and not found and not named:
+            note = NOTHING_RELEVANT
+        prompt, used = self._prompt(question, [entry.hit for entry in found], options)
+        sources = found[:used] if options.mode == "rag" else found
+        seen = {entry.hit.delta_id: entry.hit for entry in [*named, *sources]}
+        search_ms = 1e3 * (time.perf_counter() - began)
+        return Plan(
+            question, tuple(seen.values()), mixture, registered, tuple(prompt), note, search_ms
+        )
+
+    def k(self, options: AskOptions) -> int:
+        """Hits used."""
+        return self.settings.k if options.k is None else options.k
+
+    def answer_tokens(self, options: AskOptions) -> int:
+        """Tokens an answer may have."""
+        chosen = options.generation.max_tokens
+        return self.runtime.base.encoder.prompts.max_new_tokens if chosen is None else chosen
+
+    def _found(self, question: str, options: AskOptions) -> list[Found]:
+        """What search finds and is similar enough; nothing where no search is called for."""
+        if options.mode == "base" or (options.mixture is not None and options.mode == "adapter"):
+            return []
+        found = search(
+            self.store,
+            self.embedder,
+            question,
+            k=self.k(options),
+            namespace=options.namespace,
+            where=options.where,
+        )
+        least = options.min_similarity
+        least = self.settings.min_similarity if least is None else least
+        return [entry for entry in found if entry.hit.similarity >= least]
+
+    def _named(self, question: str, mixture: Mixture) -> list[Found]:
+        """The passages of deltas a caller named; NotFound if one is not active."""
+        ids = [delta_id for delta_id, _ in mixture.parts]
+        rows = dict(zip(ids, self.store.rows_of(ids), strict=True))
+        vector = self.embedder.encode([question])[0]
+        found = []
+        for rank, delta_id in enumerate(rows, start=1):
+            delta = self.store.delta(delta_id)
+            document = self.store.document(delta.namespace, f"{delta.document}@{delta.version}")
+            passages = self.store.passages(document.id)
+            passage = next(p for p in passages if p.passage_id == delta.passage_id)
+            similarity = self.store.similarities(vector, [delta.passage_id])[delta.passage_id]
+            found.append(Found(hit_of(passage, similarity, similarity, rank), rows[delta_id]))
+        return found
+
+    def _mixture(self, hits: Sequence[Hit], options: AskOptions) -> Mixture:
+        if options.mode in ("base", "rag"):
+            return Mixture((), options.composition)
+        if options.mixture is not None:
+            return options.mixture
+        return compose(hits, options.composition, temperature=self.settings.temperature)
+
+    def _without_damaged(
+        self, mixture: Mixture, registered: dict[str, Registered]
+    ) -> tuple[Mixture, str]:
+        """The mixture without deltas whose stored bytes fail their check, and a note of them."""
+        damaged = []
+        for delta_id, _ in mixture.parts:
+            wanted = {delta_id: registered[delta_id].row}
+            try:
+                with self.runtime.lock, self.runtime.pool.resident(wanted):
+                    pass
+            except Corrupt:
+                damaged.append(delta_id)
+        if not damaged:
+            return mixture, ""
+        kept = tuple(part for part in mixture.parts if part[0] not in damaged)
+        note = f"left out because damaged: {', '.join(damaged)}; run 'adb doctor'"
+        return Mixture(kept, mixture.composition), note
+
+    def _prompt(
+        self, question: str, hits: Sequence[Hit], options: AskOptions
+    ) -> tuple[list[int], int]:
+        """Token ids, and how many of the hits' texts are in them."""
+        encoder, room = self.runtime.base.encoder, self.answer_tokens(options)
+        prompt, used = encoder.blind(question), 0
+        if len(prompt) + room > encoder.max_length:
+            raise InvalidInput(
+                f"the question needs {len(prompt)} tokens and the answer {room};"
+                f" the base model takes {encoder.max_length} in all",
+                hint="ask a shorter question or lower --max-tokens",
+            )
+        if options.mode in ("rag", "hybrid") and hits:
+            passages = [(hit.title, hit.text) for hit in hits]
+            prompt, used = encoder.context(question, passages, room)
+        return prompt, used
