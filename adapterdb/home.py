@@ -10,7 +10,7 @@ import threading
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapterdb.config import FILE_NAME, Config, read_config, write_config
 from adapterdb.errors import Exists, Mismatch, NotFound
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adapterdb.training.recipes import Recipe
     from adapterdb.training.start import Start
 
+T = TypeVar("T")
 START = "start"  # the name under which a store keeps theta and alpha
 
 
@@ -50,6 +51,14 @@ class LoadOptions:
         check_int("slots", self.slots, 1, 65_536)
 
 
+class _loaded_once(cached_property[T]):  # noqa: N801 - used like the function it refines
+    """A cached property of a home that several threads may ask for at once."""
+
+    def __get__(self, home: Any, owner: type[Any] | None = None) -> Any:
+        with home._loading:
+            return super().__get__(home, owner)
+
+
 class Home:
     """One home folder.
 
@@ -60,7 +69,7 @@ class Home:
 
     def __init__(self, path: Path, config: Config, store: Store, options: LoadOptions) -> None:
         self.path, self.config, self.store, self.options = path, config, store, options
-        self._loading = threading.RLock()  # two threads must not load a model twice
+        self._loading = threading.RLock()
 
     @classmethod
     def create(cls, path: Path, config: Config, catalog: str | None, options: LoadOptions) -> Home:
@@ -128,7 +137,7 @@ class Home:
         """Of every delta row in this home."""
         return self.store.info.layout
 
-    @cached_property
+    @_loaded_once
     def base(self) -> BaseModel:
         """The base model; Mismatch if it is not the one the home was made with."""
         from adapterdb.base_model import load_base_model
@@ -142,7 +151,7 @@ class Home:
         _same("base_model", base.fingerprint, self.store.info.base_fingerprint, self.config.base)
         return base
 
-    @cached_property
+    @_loaded_once
     def embedder(self) -> Embedder:
         """The embedding model; Mismatch if it is not the one the home was made with."""
         from adapterdb.embedder import load_embedder
@@ -152,7 +161,7 @@ class Home:
         _same("embedder", embedder.fingerprint, stored, self.config.embedder)
         return embedder
 
-    @cached_property
+    @_loaded_once
     def start(self) -> Start:
         """theta and alpha that every delta of this home was made from."""
         from adapterdb.training.start import Start
@@ -162,7 +171,7 @@ class Home:
         _same("start", start.fingerprint, self.store.info.extra["start_fingerprint"], START)
         return start
 
-    @cached_property
+    @_loaded_once
     def runtime(self) -> Runtime:
         """The base model with its slot pool."""
         import torch
@@ -185,9 +194,7 @@ class Home:
         from adapterdb.engine.answer import Answerer
         from adapterdb.engine.plan import Planner
 
-        with self._loading:
-            planner = Planner(self.store, self.embedder, self.runtime, self.config.search)
-        return Answerer(planner)
+        return Answerer(Planner(self.store, self.embedder, self.runtime, self.config.search))
 
     @property
     def pipeline(self) -> Pipeline:
@@ -195,16 +202,15 @@ class Home:
         from adapterdb.ingest.pipeline import Pipeline, Workshop
         from adapterdb.training.recipes import RECIPES
 
-        with self._loading:
-            shop = Workshop(
-                base=self.base,
-                adapted=self.runtime.adapted,
-                lock=self.runtime.lock,
-                start=self.start,
-                recipe=RECIPES[self.config.recipe],
-                embedder=self.embedder,
-                config=self.config,
-            )
+        shop = Workshop(
+            base=self.base,
+            adapted=self.runtime.adapted,
+            lock=self.runtime.lock,
+            start=self.start,
+            recipe=RECIPES[self.config.recipe],
+            embedder=self.embedder,
+            config=self.config,
+        )
         return Pipeline(self.store, shop)
 
 

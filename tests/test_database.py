@@ -385,3 +385,22 @@ def test_base_weight_is_shared_and_stored(db: AdapterDB) -> None:
     assert len({d.id for d in deltas}) == 4
     assert all(d.loss_after is not None and d.loss_after < (d.loss_before or 0) for d in deltas)
     assert {d.recipe for d in deltas} == {"rg"}
+
+
+def test_models_are_loaded_once_for_all_threads(db: AdapterDB) -> None:
+    """Threads that ask a freshly opened home at the same moment share one model and embedder."""
+    with AdapterDB.open(db.path, options=FLOAT32) as again:
+        loaded: list[tuple[int, int]] = []
+        barrier = threading.Barrier(3)
+
+        def work() -> None:
+            barrier.wait()
+            loaded.append((id(again._home.runtime), id(again._home.embedder)))
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(loaded) == 3
+        assert len(set(loaded)) == 1
