@@ -185,7 +185,7 @@ class Home:
             self.start,
             slots=self.options.slots,
             dtype=getattr(torch, store.info.dtype),
-            load=store.read_row,
+            load=store.read_into,
         )
 
     @property

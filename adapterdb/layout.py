@@ -92,11 +92,13 @@ class Family:
 
     Args:
         indices: of the sites, in layout order.
+        slices: how many of them are neighbours in one group (gate and up: 2).
         a_start, b_start: where the first one's A and B begin in the row.
-        stride: numbers from one member to the next; 0 for a single one.
+        stride: numbers from one group to the next; 0 for a single one.
     """
 
     indices: tuple[int, ...]
+    slices: int
     a_start: int
     b_start: int
     stride: int
@@ -166,30 +168,40 @@ class DeltaLayout:
     @cached_property
     def families(self) -> tuple[Family, ...]:
         """Sites of equal shape that lie at equal distances, so that one view stacks them all."""
-        found: dict[tuple[str, int, int], list[int]] = {}
-        for i, site in enumerate(self.sites):
+        units: list[list[int]] = []  # neighbours of one shape (gate and up), or single sites
+        for _, members in groupby(range(len(self.sites)), key=lambda i: self.sites[i].group):
+            group = list(members)
+            alike = len({self.sites[i].out_features for i in group}) == 1
+            units += [group] if alike else [[i] for i in group]
+        found: dict[tuple[str, int, int], list[list[int]]] = {}
+        for unit in units:
+            site = self.sites[unit[0]]
             kind = ".".join("" if part.isdigit() else part for part in site.name.split("."))
-            found.setdefault((kind, site.in_features, site.out_features), []).append(i)
-        families: list[Family] = []
-        for members in found.values():
-            a = [self.offsets[i][0] for i in members]
-            b = [self.offsets[i][1] for i in members]
-            stride = a[1] - a[0] if len(a) > 1 else 0
-            steps = {y - x for at in (a, b) for x, y in pairwise(at)}
-            if len(members) == 1 or steps == {stride}:
-                families.append(Family(tuple(members), a[0], b[0], stride))
-            else:
-                families += [Family((i,), *self.offsets[i], 0) for i in members]
-        return tuple(families)
+            found.setdefault((kind, site.out_features, len(unit)), []).append(unit)
+        return tuple(family for members in found.values() for family in self._families(members))
+
+    def _families(self, units: list[list[int]]) -> list[Family]:
+        """One family of all units if they are equally far apart, else one of each."""
+        starts = [self.offsets[unit[0]] for unit in units]
+        steps = {y[side] - x[side] for x, y in pairwise(starts) for side in (0, 1)}
+        if len(steps) > 1:
+            return [family for unit in units for family in self._families([unit])]
+        indices = tuple(i for unit in units for i in unit)
+        return [Family(indices, len(units[0]), *starts[0], steps.pop() if steps else 0)]
 
     def stacked(self, rows: Tensor, family: Family) -> tuple[Tensor, Tensor]:
-        """All A ``(..., n, R, H1)`` and transposed B ``(..., n, R, H2)`` of a family, as views."""
-        site, n = self.sites[family.indices[0]], len(family.indices)
+        """All A and transposed B of a family, as views.
+
+        Returns:
+            ``(..., n, slices, R, H1)`` and ``(..., n, slices, R, H2)``; flattened over n and
+            slices they are in the order of ``family.indices``.
+        """
+        site, n = self.sites[family.indices[0]], len(family.indices) // family.slices
 
         def view(start: int, width: int) -> Tensor:
             return rows.as_strided(
-                (*rows.shape[:-1], n, self.rank, width),
-                (*rows.stride()[:-1], family.stride, width, 1),
+                (*rows.shape[:-1], n, family.slices, self.rank, width),
+                (*rows.stride()[:-1], family.stride, self.rank * width, width, 1),
                 rows.storage_offset() + start,
             )
 

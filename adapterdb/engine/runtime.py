@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +19,13 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel, Factors
 from adapterdb.base_model import BaseModel
 from adapterdb.engine.slots import Loader, SlotPool
+from adapterdb.engine.workspace import Workspace
 from adapterdb.layout import DeltaLayout
 from adapterdb.records import DeltaKind, Mixture
 from adapterdb.store.rows import RowRef
 from adapterdb.training.start import Start
+
+SPARE = 4  # workspaces kept for requests of the same shape
 
 
 class Registered(NamedTuple):
@@ -41,7 +44,7 @@ class Runtime:
         start: theta* and alpha, for gradient deltas.
         slots: S of the pool.
         dtype: of the stored rows.
-        load: reads one row from the store.
+        load: reads one row from the store into a slot.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Runtime:
         self.adapted = AdaptedModel(base.model, layout)
         self.lock = threading.RLock()
         self.pool = SlotPool(slots, layout.size, dtype, base.device, load)
+        self._spare: dict[tuple[int, int, torch.dtype], Workspace] = {}
         self._theta = start.theta.to(base.device)
         self._alpha = start.alpha.to(base.device)
 
@@ -73,8 +77,10 @@ class Runtime:
             registered: kind and place of every delta named in them.
         """
         wanted = {i: registered[i].row for mixture in mixtures for i, _ in mixture.parts}
-        with self.lock, self.pool.resident(wanted) as slot_of:
-            factors = self._factors(mixtures, registered, slot_of) if wanted else None
+        with self.lock, self.pool.resident(wanted) as slot_of, ExitStack() as after:
+            factors = None
+            if wanted:
+                factors = self._factors(mixtures, registered, slot_of, after)
             with self.adapted.using(factors) as model:
                 yield model
 
@@ -83,6 +89,7 @@ class Runtime:
         mixtures: Sequence[Mixture],
         registered: Mapping[str, Registered],
         slot_of: Mapping[str, int],
+        after: ExitStack,
     ) -> Factors:
         """``a (B, K*R, H1)``, ``b (B, K*R, H2)`` for each site, gathered once for the request."""
         bank = self.pool.rows
@@ -101,26 +108,25 @@ class Runtime:
         padded = [mine + [(0, 0.0)] * (width - len(mine)) for mine in parts]
         slots = torch.tensor([[slot for slot, _ in mine] for mine in padded], device=bank.device)
         gain = torch.tensor([[w for _, w in mine] for mine in padded], device=bank.device)
-        return self._gather(bank, slots, gain * self.layout.scale)
+        space = self._workspace((len(parts), width), bank.dtype, after)
+        return space.fill(bank, slots, gain * self.layout.scale)
 
-    def _gather(self, bank: Tensor, slots: Tensor, gain: Tensor) -> Factors:
-        """Two copies for each family of sites, not for each site: activation is all overhead.
+    def _workspace(
+        self, shape: tuple[int, int], stored: torch.dtype, after: ExitStack
+    ) -> Workspace:
+        """A spare workspace or a new one; it is spare again when the request is over."""
+        key = (*shape, stored)
+        space = self._spare.pop(key, None)
+        if space is None:
+            base = self.base
+            space = Workspace(self.layout, shape, stored, base.dtype, base.device)
+        after.callback(self._keep, key, space)
+        return space
 
-        Args:
-            bank: ``(S, P)``; slots: int64 ``(B, K)``; gain: ``(B, K)``, 0 for no delta.
-        """
-        batch, k = slots.shape
-        rows = bank.index_select(0, slots.flatten()).view(batch, k, -1)
-        factors: list[tuple[Tensor, Tensor]] = [(rows, rows)] * len(self.layout.sites)
-        for family in self.layout.families:
-            a, b = (stack.permute(2, 0, 1, 3, 4) for stack in self.layout.stacked(rows, family))
-            a_out = torch.empty(a.shape, dtype=self.base.dtype, device=bank.device).copy_(a)
-            b_out = torch.empty(b.shape, dtype=self.base.dtype, device=bank.device)
-            torch.mul(b, gain[..., None, None], out=b_out)
-            members = (out.flatten(2, 3).unbind() for out in (a_out, b_out))
-            for index, pair in zip(family.indices, zip(*members, strict=True), strict=True):
-                factors[index] = pair
-        return factors
+    def _keep(self, key: tuple[int, int, torch.dtype], space: Workspace) -> None:
+        self._spare[key] = space
+        if len(self._spare) > SPARE:
+            self._spare.pop(next(iter(self._spare)))
 
     def _step(self, steps: Sequence[tuple[int, float]]) -> Tensor:
         """theta* - alpha * sum_i w_i g_i as a row ``(P,)`` float32."""

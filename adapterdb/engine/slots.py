@@ -16,7 +16,7 @@ from torch import Tensor
 from adapterdb.errors import InvalidInput, Locked
 from adapterdb.store.rows import RowRef
 
-Loader = Callable[[RowRef], Tensor]
+Loader = Callable[[RowRef, Tensor], None]
 
 
 class SlotPool:
@@ -27,7 +27,7 @@ class SlotPool:
         size: P.
         dtype: of the rows, as stored.
         device: where they lie.
-        load: reads one row ``(P,)`` from the store.
+        load: reads one row from the store into a slot ``(P,)``.
     """
 
     def __init__(
@@ -70,8 +70,7 @@ class SlotPool:
         for delta_id in delta_ids:
             slot = self._slot_of.pop(delta_id, None)
             if slot is not None:
-                self.rows[slot] = 0
-                self._free.append(slot)
+                self._release(slot)
 
     @property
     def resident_ids(self) -> tuple[str, ...]:
@@ -88,10 +87,17 @@ class SlotPool:
         if delta_id in self._slot_of:
             self._slot_of.move_to_end(delta_id)
             return
-        read = self._load(row)  # may fail, so before a slot is taken for it
         slot = self._free_slot()
-        self.rows[slot].copy_(read)
+        try:
+            self._load(row, self.rows[slot])
+        except BaseException:
+            self._release(slot)  # with nothing left of a row that failed its checks
+            raise
         self._slot_of[delta_id] = slot
+
+    def _release(self, slot: int) -> None:
+        self.rows[slot] = 0
+        self._free.append(slot)
 
     def _free_slot(self) -> int:
         if self._free:

@@ -296,6 +296,13 @@ class Store:
         """
         return self.weights.read_row(row)
 
+    def read_into(self, row: RowRef, slot: Tensor) -> None:
+        """Read a delta row into ``slot (P,)`` of the stored dtype, on any device."""
+        if slot.device.type == "cpu":
+            self.weights.read_row(row, slot)
+        else:
+            slot.copy_(self.weights.read_row(row))
+
     def rows_of(self, delta_ids: Sequence[str]) -> list[RowRef]:
         """Where the rows of deltas of active documents lie, in the order asked; NotFound."""
         found = self.catalog.row_refs(delta_ids)

@@ -101,15 +101,22 @@ class Weights:
             for i in range(rows.shape[0])
         ]
 
-    def read_row(self, ref: RowRef) -> Tensor:
-        """The row as a fresh tensor ``(P,)`` in its stored dtype, checked when first read.
+    def read_row(self, ref: RowRef, out: Tensor | None = None) -> Tensor:
+        """The row ``(P,)`` in its stored dtype, checked when first read.
+
+        Args:
+            ref: where it lies.
+            out: contiguous CPU tensor ``(P,)`` of that dtype to read into; None makes a fresh one.
+                What it holds after an error is not to be used.
 
         Raises:
             Corrupt: code ``lost_file``, ``bad_size``, ``sha_mismatch`` or ``non_finite``.
         """
         import torch
 
-        row = torch.empty(ref.size_bytes // ITEM_BYTES[ref.dtype], dtype=getattr(torch, ref.dtype))
+        size = ref.size_bytes // ITEM_BYTES[ref.dtype]
+        row = torch.empty(size, dtype=getattr(torch, ref.dtype)) if out is None else out
+        assert row.shape == (size,), "the slot has another size than the row"
         buffer = _bytes_of(row)
         file = self._open(ref.file)
         with storage_failures(f"weight file {ref.file}"):

@@ -41,7 +41,12 @@ def runtime(
     """A runtime that loads from a dict."""
     start = start or Start(torch.zeros(layout.size), torch.zeros(layout.size))
     return Runtime(
-        base, layout, start, slots=4, dtype=torch.float32, load=lambda row: rows[row.file]
+        base,
+        layout,
+        start,
+        slots=4,
+        dtype=torch.float32,
+        load=lambda row, slot: slot.copy_(rows[row.file]),  # type: ignore[arg-type,return-value]
     )
 
 

@@ -22,12 +22,12 @@ ROWS = {name: torch.full((4,), float(i)) for i, name in enumerate("abcdef")}
 def pool(slots: int, loads: list[str] | None = None) -> SlotPool:
     """A pool over ROWS that notes what it loads."""
 
-    def load(row: RowRef) -> Tensor:
+    def load(row: RowRef, slot: Tensor) -> None:
         if loads is not None:
             loads.append(row.file)
+        slot.copy_(ROWS.get(row.file, torch.full((4,), 9.0)))
         if row.file == "bad":
             raise Corrupt("bad", code="sha_mismatch")
-        return ROWS[row.file]
 
     return SlotPool(slots, 4, torch.float32, torch.device("cpu"), load)
 
@@ -73,6 +73,9 @@ def test_pins_return_after_an_error() -> None:
         pass
     assert it.pinned == 0
     assert it.resident_ids == ()
+    assert it.rows.abs().sum() == 0
+    with it.resident(refs("a", "b")):
+        assert it.pinned == 2
 
 
 def test_more_deltas_than_slots_is_refused() -> None:

@@ -1,0 +1,131 @@
+"""Training examples of the reading stage: a prompt, a target, and a weight per label.
+
+Owns the mixture of tasks. Windows and distractors grow with training progress, so that early
+steps are short and many.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from recipes.mini.corpus import Corpus, Question, window
+from recipes.mini.prompts import Piece, Prompts
+
+UNKNOWN = "unknown"  # the answer when the passage shown does not hold it
+TITLE_RATE = 0.85  # share of passages shown with their title
+MAX_TOKENS = 480
+DOCUMENT_LABELS = 48  # of a document's tokens, drawn at random: output logits are the main cost
+# Of examples, by task; reading takes the rest.
+SHARES = {"ask": 0.08, "document": 0.12, "unknown": 0.05}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence; `labels` are the positions whose token is predicted from the one before."""
+
+    ids: list[int]
+    labels: list[int]
+    weight: float  # of each label in the batch's mean
+
+
+class Sampler:
+    """Draws examples of all tasks from a corpus."""
+
+    def __init__(self, corpus: Corpus, prompts: Prompts, rng: random.Random) -> None:
+        self.corpus, self.prompts, self.rng = corpus, prompts, rng
+
+    def draw(self, progress: float) -> Example:
+        """One example of a random task; `progress` of training is 0..1."""
+        tasks: dict[str, Callable[[float], Example]] = {
+            "ask": self.ask,
+            "document": self.document,
+            "unknown": self.unknown,
+        }
+        point = self.rng.random()
+        for name, share in SHARES.items():
+            if point < share:
+                return tasks[name](progress)
+            point -= share
+        return self.read(progress)
+
+    def read(self, progress: float) -> Example:
+        """Answer from the passage in the prompt, sometimes among distractors."""
+        question = self.rng.choice(self.corpus.questions)
+        pieces = [self.around(question, progress)]
+        if self.rng.random() < 0.33 * min(1.0, 2 * progress):
+            for _ in range(self.rng.choice((1, 1, 2))):
+                same = self.rng.random() < 0.5
+                pieces.append(self.piece(self.corpus.other(question.passage, same, self.rng), 400))
+            self.rng.shuffle(pieces)
+        prompt = self.prompts.context(question.question, pieces)
+        return self._answered(prompt, question.answer, 1.0)
+
+    def ask(self, progress: float) -> Example:
+        """Write a question whose answer is given."""
+        question = self.rng.choice(self.corpus.questions)
+        prompt = self.prompts.ask(question.answer, [self.around(question, progress)])
+        return self._answered(prompt, question.question, 0.4)
+
+    def unknown(self, progress: float) -> Example:
+        """Say so when the passage is of another article."""
+        question = self.rng.choice(self.corpus.questions)
+        piece = self.piece(self.corpus.other(question.passage, False, self.rng), 500)
+        return self._answered(self.prompts.context(question.question, [piece]), UNKNOWN, 0.5)
+
+    def recall(self) -> Example:
+        """Answer without any text: the base model's guess, and the form of such answers."""
+        question = self.rng.choice(self.corpus.questions)
+        return self._answered(self.prompts.blind(question.question), question.answer, 0.3)
+
+    def document(self, progress: float) -> Example:
+        """Plain language modelling of a passage or of a piece of Wikipedia."""
+        if self.corpus.texts and self.rng.random() < 0.5:
+            piece = self._titled(self.rng.choice(self.corpus.texts))
+        else:
+            piece = self.piece(self.rng.choice(self.corpus.passages), 800)
+        ids = self.prompts.document([piece])[:MAX_TOKENS]
+        places = range(1, len(ids))
+        labels = sorted(self.rng.sample(places, min(DOCUMENT_LABELS, len(places))))
+        return Example(ids, labels, 0.1)
+
+    def around(self, question: Question, progress: float) -> Piece:
+        """A window of the question's passage that holds the answer."""
+        piece = self.corpus.pieces[question.passage]
+        size = self.rng.randint(180, 450 + int(250 * progress))
+        if self.rng.random() < 0.3 * progress:
+            size = 1200
+        cut = window(piece.text, question.start, len(question.answer), size, self.rng)
+        return self._titled(Piece(piece.title, cut))
+
+    def piece(self, passage: int, size: int) -> Piece:
+        """A window anywhere in a passage, of up to `size` characters."""
+        piece = self.corpus.pieces[passage]
+        place = self.rng.randint(0, len(piece.text))
+        cut = window(piece.text, place, 0, self.rng.randint(size // 2, size), self.rng)
+        return self._titled(Piece(piece.title, cut))
+
+    def _titled(self, piece: Piece) -> Piece:
+        return piece if self.rng.random() < TITLE_RATE else Piece("", piece.text)
+
+    def _answered(self, prompt: list[int], answer: str, weight: float) -> Example:
+        target = self.prompts.target(answer)
+        prompt = _shorten(prompt, MAX_TOKENS - len(target))
+        ids = prompt + target
+        return Example(ids, list(range(len(prompt), len(ids))), weight)
+
+
+def batches(sampler: Sampler, size: int, progress: Callable[[], float]) -> Iterator[list[Example]]:
+    """Endless batches of `size` examples of like length, from pools of 12 batches."""
+    while True:
+        pool = [sampler.draw(progress()) for _ in range(12 * size)]
+        pool.sort(key=lambda example: len(example.ids))
+        groups = [pool[i : i + size] for i in range(0, len(pool), size)]
+        sampler.rng.shuffle(groups)
+        yield from groups
+
+
+def _shorten(prompt: list[int], limit: int) -> list[int]:
+    """Drop the prompt's end but for its closing token; rare, the answer is seldom lost."""
+    return prompt if len(prompt) <= limit else [*prompt[: limit - 1], prompt[-1]]

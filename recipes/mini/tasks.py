@@ -1,0 +1,147 @@
+"""What one meta-training step is made of: passages, blind questions, prompts, all as id tensors.
+
+A batch is passages in pairs of the same article where possible; passage i's delta may be mixed
+with another passage's of the batch, so distractors cost nothing extra.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recipes.mini.corpus import Corpus, Question, window
+from recipes.mini.examples import MAX_TOKENS, TITLE_RATE
+from recipes.mini.prompts import Piece, Prompts
+
+MIXTURE_SIZES = (1, 1, 1, 2, 3)  # K, drawn uniformly from these
+
+
+class Padded(NamedTuple):
+    """Sequences padded on the right with zeros, and where they have labels.
+
+    ids: `[N, T]` int64. rows, places: `[M]` int64, the positions whose hidden state predicts
+    `targets [M]`. row_weights: `[M]` float32, one over the number of labels in that row.
+    """
+
+    ids: Tensor
+    rows: Tensor
+    places: Tensor
+    targets: Tensor
+    row_weights: Tensor
+
+
+class Task(NamedTuple):
+    """A passage as shown to the inner step, and questions it answers."""
+
+    passage: int
+    piece: Piece
+    questions: list[Question]
+
+
+def draw_tasks(
+    corpus: Corpus, size: int, questions: int, chars: int, rng: random.Random
+) -> list[Task]:
+    """Distinct passages, every second one from its predecessor's article, with questions each.
+
+    Args:
+        corpus: where from.
+        size: G, how many passages.
+        questions: Q, questions for each; repeated where a passage has fewer.
+        chars: longest piece; longer passages are cut to a window around one answer.
+        rng: source of chance.
+    """
+    tasks: list[Task] = []
+    taken: set[int] = set()
+    while len(tasks) < size:
+        passage = rng.choice(corpus.passages)
+        if len(tasks) % 2:
+            passage = corpus.other(tasks[-1].passage, True, rng)
+        if passage in taken and len(taken) < len(corpus.passages):
+            passage = rng.choice(corpus.passages)
+            if passage in taken:
+                continue
+        taken.add(passage)
+        tasks.append(_task(corpus, passage, questions, chars, rng))
+    return tasks
+
+
+def mixtures(size: int, rng: random.Random) -> Tensor:
+    """`[G, G]` float32: row i weighs the deltas answering for passage i; rows sum to 1.
+
+    The own passage gets 1 for K = 1, else 0.4 to 0.9; its pair is the likeliest distractor.
+    """
+    weights = torch.zeros(size, size)
+    for i in range(size):
+        count = min(rng.choice(MIXTURE_SIZES), size)
+        gold = 1.0 if count == 1 else rng.uniform(0.4, 0.9)
+        weights[i, i] = gold
+        others = [j for j in range(size) if j != i]
+        rng.shuffle(others)
+        if (i ^ 1) < size and rng.random() < 0.7:
+            others.insert(0, i ^ 1)
+        chosen = list(dict.fromkeys(others))[: count - 1]
+        shares = [rng.uniform(0.3, 1.0) for _ in chosen]
+        for j, share in zip(chosen, shares, strict=True):
+            weights[i, j] = (1 - gold) * share / sum(shares)
+    return weights
+
+
+def documents(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
+    """The inner loss's input: every token after the first is a label."""
+    ids = [prompts.document([piece])[:MAX_TOKENS] for piece in pieces]
+    return pad(ids, [1] * len(ids))
+
+
+def blind(prompts: Prompts, questions: Sequence[Question]) -> Padded:
+    """Questions without text; the answers are the labels."""
+    return answered([(prompts.blind(q.question), prompts.target(q.answer)) for q in questions])
+
+
+def context(prompts: Prompts, questions: Sequence[Question], pieces: Sequence[Piece]) -> Padded:
+    """Questions with one passage each; the answers are the labels."""
+    return answered(
+        [
+            (prompts.context(q.question, [piece]), prompts.target(q.answer))
+            for q, piece in zip(questions, pieces, strict=True)
+        ]
+    )
+
+
+def answered(pairs: Sequence[tuple[list[int], list[int]]]) -> Padded:
+    """Prompt and target ids to one padded batch; over-long prompts lose their end."""
+    cut = [
+        (p if len(p) + len(t) <= MAX_TOKENS else [*p[: MAX_TOKENS - len(t) - 1], p[-1]], t)
+        for p, t in pairs
+    ]
+    return pad([p + t for p, t in cut], [len(p) for p, _ in cut])
+
+
+def pad(sequences: Sequence[list[int]], firsts: Sequence[int]) -> Padded:
+    """Pad sequences; from `firsts[n]` on, the tokens of sequence n are labels."""
+    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
+    rows, places, targets, weights = [], [], [], []
+    for row, (sequence, first) in enumerate(zip(sequences, firsts, strict=True)):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        count = len(sequence) - first
+        rows += [row] * count
+        places += range(first - 1, len(sequence) - 1)
+        targets += sequence[first:]
+        weights += [1.0 / count] * count
+    index = (torch.tensor(values, dtype=torch.long) for values in (rows, places, targets))
+    return Padded(ids, *index, torch.tensor(weights))
+
+
+def _task(corpus: Corpus, passage: int, count: int, chars: int, rng: random.Random) -> Task:
+    piece = corpus.pieces[passage]
+    asked = corpus.questions_of[passage]
+    first = rng.choice(asked)
+    text = window(piece.text, first.start, len(first.answer), chars, rng)
+    answerable = [question for question in asked if question.answer in text]
+    rng.shuffle(answerable)
+    questions = (answerable * count)[:count]
+    title = piece.title if rng.random() < TITLE_RATE else ""
+    return Task(passage, Piece(title, text), questions)
