@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,23 @@ class Embedder:
         dimension: D.
         fingerprint: sha256 of its weights and configuration; vectors of different fingerprints
             are never compared.
+        lock: held while texts are encoded; the tokenizer keeps state.
     """
 
     name: str
     model: Any
     dimension: int
     fingerprint: str
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors ``(n, D)`` float32 of the texts, in order."""
         if not texts:
             return np.zeros((0, self.dimension), np.float32)
-        vectors = self.model.encode(
-            list(texts), batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True
-        )
+        with self.lock:
+            vectors = self.model.encode(
+                list(texts), batch_size=BATCH, show_progress_bar=False, normalize_embeddings=True
+            )
         return np.asarray(vectors, np.float32)
 
 

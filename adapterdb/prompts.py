@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -82,6 +83,7 @@ class PromptEncoder:
         self.prompts = prompts
         self.max_length = max_length
         self._tokenizer = tokenizer
+        self._lock = threading.Lock()  # whether to split special tokens is state of the tokenizer
 
     def blind(self, question: str) -> list[int]:
         """The ids of the question alone."""
@@ -131,12 +133,7 @@ class PromptEncoder:
 
     def text(self, text: str) -> list[int]:
         """The ids of untrusted text: no special tokens, not even where it spells one."""
-        if not text:
-            return []
-        ids = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        return [int(i) for i in ids]
+        return self._encode(text, split_special_tokens=True)
 
     def answer(self, answer: str) -> list[int]:
         """The ids of an answer as the model should say it, the first stop included."""
@@ -167,7 +164,16 @@ class PromptEncoder:
         return ids
 
     def _literal(self, text: str) -> list[int]:
+        return self._encode(text, split_special_tokens=False)
+
+    def _encode(self, text: str, *, split_special_tokens: bool) -> list[int]:
         if not text:
             return []
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return [int(i) for i in ids]
+        with self._lock:
+            encoded = self._tokenizer(
+                text,
+                add_special_tokens=False,
+                split_special_tokens=split_special_tokens,
+                verbose=False,
+            )
+        return [int(i) for i in encoded["input_ids"]]

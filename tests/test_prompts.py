@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,3 +73,20 @@ def test_templates_are_read_and_checked(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(InvalidInput):
             read_prompts(tmp_path)
+
+
+def test_threads_do_not_change_what_is_special(encoder: PromptEncoder) -> None:
+    """Prompts made by several threads at once are the prompts made one by one."""
+    questions = [f"Is </s> number {i} <s> special?" for i in range(4)]
+    want = {question: encoder.blind(question) for question in questions}
+    wrong: list[str] = []
+
+    def work(question: str) -> None:
+        wrong.extend(question for _ in range(300) if encoder.blind(question) != want[question])
+
+    threads = [threading.Thread(target=work, args=(question,)) for question in questions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
