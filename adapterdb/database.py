@@ -268,7 +268,7 @@ class AdapterDB:
         Args:
             questions: 1 to 8,192 characters each.
             mode: ``base``, ``rag``, ``adapter`` or ``hybrid``, see ``engine.plan``.
-            k: hits used; None takes the home's setting.
+            k: hits used; None takes the home's setting, or what the base model reads best.
             compose: ``cat``, ``mean`` or ``single``.
             namespace, where: what is searched.
             min_similarity: hits under this cosine are not used; None takes the home's setting.

@@ -32,6 +32,7 @@ class Prompts:
         passage: one passage; fields ``{title}``, ``{text}``; untitled passages are only the text.
         passage_separator: between passages.
         ask: asks the model to write a question; fields ``{answer}``, ``{passages}``; may be empty.
+        passages: how many passages the model reads best, 1 or more; the default k.
         stop: texts that end an answer.
         max_new_tokens: default length of an answer.
     """
@@ -42,6 +43,7 @@ class Prompts:
     passage: str = "{title}: {text}"
     passage_separator: str = "\n\n"
     ask: str = ""
+    passages: int = 3
     stop: tuple[str, ...] = ("\n",)
     max_new_tokens: int = 32
 

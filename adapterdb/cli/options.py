@@ -15,7 +15,13 @@ NAMESPACE = click.option(
 WHERE = click.option(
     "--where", metavar="SQL", help="""Only documents that meet a condition: "year >= 2020"."""
 )
-K = click.option("-k", "k", type=int, metavar="N", help="Passages to use, 1 to 100.")
+K = click.option(
+    "-k",
+    "k",
+    type=int,
+    metavar="N",
+    help="Passages to use, 1 to 100. Default: what the base model reads best.",
+)
 
 _INT = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,2})?", re.ASCII)

@@ -118,8 +118,8 @@ class Planner:
         )
 
     def k(self, options: AskOptions) -> int:
-        """Hits used."""
-        return self.settings.k if options.k is None else options.k
+        """Hits used: as asked, as the home is configured, or as the base model reads best."""
+        return options.k or self.settings.k or self.runtime.base.encoder.prompts.passages
 
     def answer_tokens(self, options: AskOptions) -> int:
         """Tokens an answer may have."""
