@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from adapterdb.config import Config
@@ -128,12 +127,7 @@ class AdapterDB:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # --- putting in
@@ -288,7 +282,10 @@ class AdapterDB:
         return self._home.answerer.ask_many(questions, options)
 
     def stream(self, question: str, **options: Any) -> Iterator[Token]:
-        """Answer one question piece by piece; the last token carries the ``Answer``."""
+        """Answer one question piece by piece; the last token carries the ``Answer``.
+
+        The model is held until the stream is read to its end or closed: other threads wait.
+        """
         options["composition"] = options.pop("compose", "cat")
         return self._home.answerer.stream(question, self._options(**options))
 

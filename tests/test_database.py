@@ -110,6 +110,16 @@ def test_stream_says_the_answer(db: AdapterDB) -> None:
     assert [token.answer for token in tokens[:-1]] == [None] * (len(tokens) - 1)
 
 
+def test_asking_while_a_stream_is_open(db: AdapterDB) -> None:
+    """Another question asked between two pieces of a stream changes neither answer."""
+    alone = [db.ask(question, mode="adapter", k=2).text for question in QUESTIONS[:2]]
+    stream = db.stream(QUESTIONS[0], mode="adapter", k=2)
+    pieces = [next(stream).text]
+    assert db.ask(QUESTIONS[1], mode="adapter", k=2).text == alone[1]
+    pieces += [token.text for token in stream]
+    assert "".join(pieces) == alone[0]
+
+
 def test_nothing_relevant_is_an_answer(db: AdapterDB) -> None:
     """An empty namespace or a question far from all documents is answered by the base, and said."""
     base = db.ask(QUESTIONS[0], mode="base").text
