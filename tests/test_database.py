@@ -414,3 +414,23 @@ def test_models_are_loaded_once_for_all_threads(db: AdapterDB) -> None:
             thread.join()
         assert len(loaded) == 3
         assert len(set(loaded)) == 1
+
+
+def test_prag_takes_documents_of_one_augmented_passage(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Recipe prag needs rewrite and Q&A of the very passage; anything else is rejected."""
+    qa = (("Who rowed?", "Mara"), ("Where?", "Oste"), ("When?", "1804"))
+    config = Config(base=str(tiny_folder("llama")), recipe="prag", chunk=ChunkConfig(tokens=128))
+    with AdapterDB.create(tmp_path / "home", config, options=FLOAT32) as database:
+        report = database.ingest(
+            [
+                Document("one", TEXTS["boats"], rewrite="In 1804 Mara rowed to Oste.", qa=qa),
+                Document("plain", TEXTS["bees"]),
+                Document("long", TEXTS["boats"] * 5, rewrite="Mara rowed.", qa=qa),
+            ]
+        )
+        assert {f.id: f.code for f in report.failures} == dict.fromkeys(
+            ("plain", "long"), "no_augmentation"
+        )
+        assert [d.recipe for d in database.deltas("one")] == ["prag"]

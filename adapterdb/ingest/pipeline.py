@@ -183,6 +183,11 @@ class Pipeline:
                 raise Rejected("no words to learn from", code="empty")
             if len(passages) > limit:
                 raise Rejected(f"{len(passages)} passages, at most {limit}", code="too_large")
+            if self.shop.recipe.sequences == "prag" and len(passages) > 1:
+                raise Rejected(
+                    f"its rewrite and Q&A are of one passage, and it makes {len(passages)}",
+                    code="no_augmentation",
+                )
             for passage in passages:
                 sequences_of(
                     work.training_passage(passage), self.shop.recipe, self.shop.base.encoder
