@@ -14,6 +14,7 @@ from adapterdb.errors import InvalidInput
 Mode = Literal["base", "rag", "adapter", "hybrid"]
 Composition = Literal["cat", "mean", "single"]
 DeltaKind = Literal["lora", "gradient", "imported"]
+ChangeKind = Literal["put", "rollback", "delete", "forget"]
 SearchKind = Literal["hybrid", "vector", "text"]
 MetadataValue = str | int | float | bool | list[str]
 Metadata = Mapping[str, MetadataValue]
@@ -84,6 +85,28 @@ class StoredDocument(Record):
     passages: int
     created_at: str
     seq: int
+
+
+@dataclass(frozen=True)
+class Change(Record):
+    """Something that happened to a document.
+
+    Args:
+        seq: its number; changes of the whole home are counted.
+        at: when it was committed, UTC.
+        op: ``put`` (new or changed), ``rollback`` (an earlier version again), ``delete``,
+            ``forget``.
+        version: that came of it, or that it ended.
+        kept: whether that version is still stored.
+    """
+
+    seq: int
+    at: str
+    op: ChangeKind
+    namespace: str
+    name: str
+    version: int
+    kept: bool = True
 
 
 @dataclass(frozen=True)

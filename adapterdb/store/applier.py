@@ -68,6 +68,10 @@ class Applier:
             )
             return 0
 
+    def state(self, namespace: str) -> Pending:
+        """Where the index stands now."""
+        return self._outbox.pending(namespace)
+
     def ready(self, namespace: str) -> Pending:
         """Where the index stands, after applying what can be applied without waiting."""
         state = self._outbox.pending(namespace)

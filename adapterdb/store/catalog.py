@@ -7,6 +7,7 @@ these are the only files that speak SQL. Every query that answers for a namespac
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 from uuid import uuid4
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 from adapterdb.config import DeltaDtype
 from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch, NotFound
 from adapterdb.records import Delta, DeltaKind, StoredDocument
+from adapterdb.store.changes import Moment, note, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.filters import Filter
 from adapterdb.store.migrations import FORMAT, check_format, migrate, stored_format
@@ -33,7 +35,9 @@ from adapterdb.store.versions import (
     active_documents,
     add_document,
     chosen,
+    derived,
     no_document,
+    revive,
     stored,
     withdraw,
 )
@@ -59,7 +63,8 @@ class Catalog:
             raise Exists("the catalog holds documents of another store")
         uuid, number = uuid4().hex, str(FORMAT)
         own = {"format": number, "min_reader": number, "uuid": uuid}
-        self.remember(info.to_texts() | own)
+        with self._sessions.writing() as session:
+            self.remember(session, info.to_texts() | own)
         return uuid
 
     def bring_up_to_date(self, *, read_only: bool) -> None:
@@ -86,13 +91,15 @@ class Catalog:
             rows = session.execute(select(InfoTable.name, InfoTable.value))
             return {row.name: row.value for row in rows}
 
-    def remember(self, values: Mapping[str, str]) -> None:
-        """Set what the store remembers under these names."""
-        with self._sessions.writing() as session:
-            session.execute(delete(InfoTable).where(InfoTable.name.in_(values)))
-            if values:
-                entries = [{"name": name, "value": value} for name, value in values.items()]
-                session.execute(insert(InfoTable), entries)
+    def remember(self, session: Session, values: Mapping[str, str]) -> None:
+        """Set what the store remembers under these names, in a writing transaction."""
+        session.execute(delete(InfoTable).where(InfoTable.name.in_(values)))
+        entries = [{"name": name, "value": value} for name, value in values.items()]
+        session.execute(insert(InfoTable), entries)
+
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """A connection that sees one state of all tables throughout."""
+        return self._sessions.snapshot()
 
     def problems(self) -> list[str]:
         """What the database says is wrong with itself; SQLite only, others check on their own."""
@@ -116,6 +123,7 @@ class Catalog:
         info: StoreInfo,
     ) -> list[StoredDocument]:
         """Add documents to the writing transaction ``session``, retiring what they replace."""
+        first = tick(session, len(documents))
         known = set(
             session.scalars(
                 select(WeightFileTable.name).where(WeightFileTable.name.in_(list(files)))
@@ -125,17 +133,43 @@ class Catalog:
             shape = files[name]
             session.add(WeightFileTable(name=name, size_bytes=shape.size_bytes, rows=shape.rows))
         session.flush()
-        seq = session.scalar(select(func.coalesce(func.max(DocumentTable.seq), 0))) or 0
-        entries = enumerate(documents, seq + 1)
-        return [add_document(session, new, number, info) for number, new in entries]
+        return [
+            add_document(session, new, Moment(first.seq + i, first.at), info)
+            for i, new in enumerate(documents)
+        ]
 
     def delete(self, namespace: str, names: Iterable[str] | None, where: Filter | None) -> int:
-        """Take documents out of every answer, in one transaction; how many."""
+        """Take documents, and what was derived from them, out of every answer; how many chosen."""
         with self._sessions.writing() as session:
-            ids = chosen(session, namespace, names, where)
-            for document_id in ids:
-                withdraw(session, namespace, document_id, "deleted")
-            return len(ids)
+            first = tick(session, 0)
+            rows = chosen(session, namespace, names, where)
+            every = rows + derived(session, [row.id for row in rows])
+            first = tick(session, len(every))
+            for i, row in enumerate(every):
+                moment = Moment(first.seq + i, first.at)
+                withdraw(session, row, "deleted", moment.seq)
+                note(session, moment, "delete", row)
+            return len(rows)
+
+    def rollback(self, namespace: str, name: str, version: int) -> StoredDocument:
+        """Make a version the active one again, as a new version; NotFound if it is not stored."""
+        with self._sessions.writing() as session:
+            moment = tick(session)
+            old = session.scalar(
+                select(DocumentTable).where(
+                    DocumentTable.namespace == namespace,
+                    DocumentTable.name == name,
+                    DocumentTable.version == version,
+                    DocumentTable.forget.is_(False),
+                )
+            )
+            if old is None:
+                raise NotFound(
+                    f"version {version} of document {name!r} is not stored in namespace"
+                    f" {namespace!r}",
+                    hint="`adb history` shows the versions that are",
+                )
+            return revive(session, old, moment)
 
     def count_chosen(
         self, namespace: str, names: Iterable[str] | None, where: Filter | None
@@ -153,10 +187,17 @@ class Catalog:
             return session.scalar(query.where(DocumentTable.name == name))
 
     def documents(
-        self, namespace: str | None, where: Filter | None, limit: int, offset: int
+        self,
+        namespace: str | None,
+        where: Filter | None,
+        limit: int,
+        offset: int,
+        as_of: int | None = None,
     ) -> list[StoredDocument]:
-        """Active documents by namespace and name."""
-        query = active_documents(namespace).order_by(DocumentTable.namespace, DocumentTable.name)
+        """Active documents, or those of an earlier moment, by namespace and name."""
+        query = active_documents(namespace, as_of).order_by(
+            DocumentTable.namespace, DocumentTable.name
+        )
         if where is not None:
             query = query.where(condition(where))
         with self._sessions.reading() as session:
@@ -182,14 +223,20 @@ class Catalog:
 
     def text(self, document_id: int) -> str:
         """The whole text of a document version."""
-        query = select(DocumentTable.text).where(
+        query = select(DocumentTable.text, DocumentTable.text_sha256).where(
             DocumentTable.id == document_id, DocumentTable.state != "deleted"
         )
         with self._sessions.reading() as session:
-            text = session.scalar(query)
-        if text is None:
+            found = session.execute(query).one_or_none()
+        if found is None:
             raise NotFound(f"there is no document with the id {document_id}")
-        return text
+        if hashlib.sha256(found.text.encode()).hexdigest() != found.text_sha256:
+            raise Corrupt(
+                f"the stored text of document {document_id} does not match its sha256",
+                code="row_crc",
+                hint="ingest the document again, or restore a backup",
+            )
+        return str(found.text)
 
     def namespaces(self) -> list[str]:
         """Namespaces with an active document."""

@@ -17,9 +17,9 @@ import numpy as np
 from adapterdb.errors import InvalidInput
 from adapterdb.store import exact
 from adapterdb.store.applier import Applier
-from adapterdb.store.filters import Filter
 from adapterdb.store.index import Found, Index, IndexFailed
-from adapterdb.store.passages import IndexRows, Passages
+from adapterdb.store.outbox import Pending
+from adapterdb.store.passages import IndexRows, Passages, Scope
 from adapterdb.store.rows import Scored, Vector
 
 logger = logging.getLogger(__name__)
@@ -53,29 +53,33 @@ class Finder:
         self._applier = applier
         self._dimension = dimension
 
-    def by_vector(
-        self, namespace: str, vector: Vector, n: int, where: Filter | None
-    ) -> list[Scored]:
+    def by_vector(self, scope: Scope, vector: Vector, n: int) -> list[Scored]:
         """The ``n`` passages with the largest cosine; none for a vector without a direction."""
         unit = self.unit(vector)
         if unit is None:
             return []
         query = _VectorQuery(self._index, self._passages, unit)
-        ids = None if where is None else self._passages.ids(namespace, where)
+        if scope.as_of is not None:
+            return self._exactly(scope, n, query)  # the index holds what is found now
+        ids = None if scope.where is None else self._passages.ids(scope)
         if ids is not None and len(ids) <= EXACT_PASSAGES:
-            return self._exactly(namespace, n, where, query)
-        return self._find(namespace, n, where, ids, query)
+            return self._exactly(scope, n, query)
+        return self._find(scope, n, ids, query)
 
-    def by_text(self, namespace: str, text: str, n: int, where: Filter | None) -> list[Scored]:
+    def by_text(self, scope: Scope, text: str, n: int) -> list[Scored]:
         """The ``n`` passages with the largest BM25 score; none if no word is found."""
-        ids = None if where is None else self._passages.ids(namespace, where)
         query = _TextQuery(self._index, self._passages, text)
-        return self._find(namespace, n, where, ids, query)
+        if scope.as_of is not None:
+            return self._exactly(scope, n, query)
+        ids = None if scope.where is None else self._passages.ids(scope)
+        return self._find(scope, n, ids, query)
 
-    def similarities(self, vector: Vector, ids: Sequence[int]) -> dict[int, float]:
-        """Exact cosines of the active passages among ``ids``."""
+    def similarities(
+        self, vector: Vector, ids: Sequence[int], as_of: int | None = None
+    ) -> dict[int, float]:
+        """Exact cosines of the passages found among ``ids``."""
         unit = self.unit(vector)
-        rows = self._passages.some(ids)
+        rows = self._passages.some(ids, as_of)
         cosines = np.zeros(len(rows.ids)) if unit is None else rows.vectors @ unit
         return dict(zip(rows.ids, map(float, cosines), strict=True))
 
@@ -89,57 +93,50 @@ class Finder:
         length = float(np.linalg.norm(array.astype(np.float64)))
         return array / np.float32(length) if np.isfinite(length) and length > 0 else None
 
-    def _find(
-        self,
-        namespace: str,
-        n: int,
-        where: Filter | None,
-        ids: Sequence[int] | None,
-        query: Query,
-    ) -> list[Scored]:
+    def _find(self, scope: Scope, n: int, ids: Sequence[int] | None, query: Query) -> list[Scored]:
         """Hits of the index and of what is pending; of SQL alone where the index can't answer."""
         if ids is not None and not ids:
             return []
-        state = self._applier.ready(namespace)
+        state = self._applier.ready(scope.namespace)
         if not state.generation:
-            return self._exactly(namespace, n, where, query)
-        count = n + len(state.changed)  # as many may turn out to be stale
+            return self._exactly(scope, n, query)
         try:
-            found = self._ask(namespace, state.generation, count, ids, query)
+            state, found = self._ask(scope.namespace, state, n, ids, query)
         except IndexFailed as error:
             logger.warning("searching the catalog instead: %s", error)
-            self._applier.mend(namespace, state.generation)
-            return self._exactly(namespace, n, where, query)
-        hits = self._rows(namespace, query.settle(found, state.changed), n, where)
-        if len(hits) < n and len(found) == count:
-            logger.warning("the index of namespace %r holds rows that are gone", namespace)
-            return self._exactly(namespace, n, where, query)
+            self._applier.mend(scope.namespace, state.generation)
+            return self._exactly(scope, n, query)
+        hits = self._rows(scope, query.settle(found, state.changed), n)
+        if len(hits) < n and len(found) == n + len(state.changed):
+            logger.warning("the index of namespace %r holds rows that are gone", scope.namespace)
+            return self._exactly(scope, n, query)
         return hits
 
     def _ask(
-        self,
-        namespace: str,
-        generation: int,
-        count: int,
-        ids: Sequence[int] | None,
-        query: Query,
-    ) -> Found:
-        """The index's answer, from a table opened afresh if the first attempt fails."""
-        try:
-            return query.ask(namespace, generation, count, ids)
+        self, namespace: str, state: Pending, n: int, ids: Sequence[int] | None, query: Query
+    ) -> tuple[Pending, Found]:
+        """The index's answer, and the state it is of.
+
+        If the first attempt fails, another process may have replaced the table: its place is
+        looked up and opened afresh once.
+        """
+        try:  # as many more as may turn out to be stale
+            count = n + len(state.changed)
+            return state, query.ask(namespace, state.generation, count, ids)
         except IndexFailed:
-            self._index.reopen(namespace, generation)
-            return query.ask(namespace, generation, count, ids)
+            state = self._applier.state(namespace)
+            self._index.reopen(namespace, state.generation)
+            count = n + len(state.changed)
+            return state, query.ask(namespace, state.generation, count, ids)
 
-    def _exactly(self, namespace: str, n: int, where: Filter | None, query: Query) -> list[Scored]:
+    def _exactly(self, scope: Scope, n: int, query: Query) -> list[Scored]:
         """The answer from SQL alone."""
-        found = query.score(self._passages.scan(namespace, where), n)
-        return self._rows(namespace, found, n, where)
+        return self._rows(scope, query.score(self._passages.scan(scope), n), n)
 
-    def _rows(self, namespace: str, found: Found, n: int, where: Filter | None) -> list[Scored]:
+    def _rows(self, scope: Scope, found: Found, n: int) -> list[Scored]:
         """The hits that SQL confirms, in their order."""
         ids = [i for i, _ in found]
-        rows = {row.passage_id: row for row in self._passages.rows(namespace, ids, where)}
+        rows = {row.passage_id: row for row in self._passages.rows(scope, ids)}
         return [Scored(rows[i], score) for i, score in found if i in rows][:n]
 
 

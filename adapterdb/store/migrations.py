@@ -1,28 +1,115 @@
 """The catalog's format, one numbered step at a time, applied on open.
 
 Each step takes a catalog from the format before to its own number, inside one transaction with all
-others that are due. Steps never change once released; a new format is a new function at the end.
+others that are due. Steps never change once released; a new format is a new function at the end. A
+new catalog is made at once as ``tables`` declares it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import count
 
-from sqlalchemy import Connection, inspect, select, update
+from sqlalchemy import Connection, bindparam, insert, inspect, select, text, update
 
 from adapterdb.errors import Mismatch
-from adapterdb.store.tables import InfoTable, Table
+from adapterdb.store.tables import (
+    ChangeTable,
+    ClaimTable,
+    ClockTable,
+    DocumentTable,
+    ErasureTable,
+    InfoTable,
+    LineageTable,
+    PassageTable,
+    Table,
+)
+from adapterdb.store.versions import crc
 
 Step = Callable[[Connection], None]
+BATCH = 1000
 
 
-def _step_1(connection: Connection) -> None:
-    """The first format."""
+def _step_2(connection: Connection) -> None:
+    """History: a clock, a log of changes, how long versions were found. Checksums, lineage."""
+    for statement in (
+        "ALTER TABLE document ADD COLUMN until_seq BIGINT",
+        "ALTER TABLE document ADD COLUMN forget BOOLEAN NOT NULL DEFAULT false",
+        "ALTER TABLE passage ADD COLUMN text_crc BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE passage ADD COLUMN vector_crc BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE delta ADD COLUMN damaged BOOLEAN NOT NULL DEFAULT false",
+    ):
+        connection.execute(text(statement))
+    new = (ClockTable, ChangeTable, ClaimTable, LineageTable, ErasureTable)
+    Table.metadata.create_all(
+        connection, tables=[Table.metadata.tables[t.__tablename__] for t in new]
+    )
+    for ids in _chunks(connection):
+        rows = connection.execute(
+            select(PassageTable.id, PassageTable.text, PassageTable.vector).where(
+                PassageTable.id.in_(ids)
+            )
+        )
+        found = [{"row": r.id, "of_text": crc(r.text), "of_vector": crc(r.vector)} for r in rows]
+        change = update(PassageTable).where(PassageTable.id == bindparam("row"))
+        connection.execute(
+            change.values(text_crc=bindparam("of_text"), vector_crc=bindparam("of_vector")), found
+        )
+    _log_of_format_1(connection)
+
+
+def _log_of_format_1(connection: Connection) -> None:
+    """The changes that can be told from the documents; deletions left no time and come last."""
+    columns = (
+        DocumentTable.id,
+        DocumentTable.namespace,
+        DocumentTable.name,
+        DocumentTable.version,
+        DocumentTable.state,
+        DocumentTable.seq,
+        DocumentTable.created_at,
+    )
+    documents = connection.execute(select(*columns).order_by(DocumentTable.seq)).all()
+    numbers = count(1 + max((document.seq for document in documents), default=0))
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    starts = {(d.namespace, d.name, d.version): d.seq for d in documents}
+    log, last, at = [], 0, now
+    for document in documents:
+        name = {"namespace": document.namespace, "name": document.name}
+        entry = {**name, "version": document.version}
+        log.append({**entry, "seq": document.seq, "at": document.created_at, "op": "put"})
+        until = starts.get((document.namespace, document.name, document.version + 1))
+        if document.state == "deleted":
+            until = next(numbers)
+            log.append({**entry, "seq": until, "at": now, "op": "delete"})
+        if until is not None:
+            chosen = update(DocumentTable).where(DocumentTable.id == document.id)
+            connection.execute(chosen.values(until_seq=until))
+    if log:
+        connection.execute(insert(ChangeTable), log)
+        last, at = max((entry["seq"], entry["at"]) for entry in log)
+    clock = {"id": 1, "seq": last, "at": at, "horizon": 0}
+    connection.execute(insert(ClockTable), [clock])
+
+
+def _chunks(connection: Connection) -> Iterator[list[int]]:
+    ids = list(connection.scalars(select(PassageTable.id)))
+    for at in range(0, len(ids), BATCH):
+        yield ids[at : at + BATCH]
+
+
+# step n of the tuple leads to format n + 2: the first format is where every catalog began
+STEPS: tuple[Step, ...] = (_step_2,)
+FORMAT = 1 + len(STEPS)
+
+
+def _make(connection: Connection) -> None:
+    """Make the tables of a new catalog."""
     Table.metadata.create_all(connection)
-
-
-STEPS: tuple[Step, ...] = (_step_1,)
-FORMAT = len(STEPS)
+    clock = {"id": 1, "seq": 0, "at": "", "horizon": 0}
+    if connection.scalar(select(ClockTable.id)) is None:
+        connection.execute(insert(ClockTable), [clock])
 
 
 def stored_format(connection: Connection) -> int:
@@ -53,9 +140,12 @@ def migrate(connection: Connection) -> int:
     found = stored_format(connection)
     if found > FORMAT:
         check_format(found, found)
-    for step in STEPS[found:]:
+    if not found:
+        _make(connection)
+        return FORMAT
+    for step in STEPS[found - 1 :]:
         step(connection)
-    if found not in (0, FORMAT):
+    if found != FORMAT:
         value = str(FORMAT)
         names = ("format", "min_reader")
         connection.execute(update(InfoTable).where(InfoTable.name.in_(names)).values(value=value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +17,9 @@ from adapterdb.store.filters import Filter
 from adapterdb.store.rows import PassageRow
 from adapterdb.store.sessions import Sessions
 from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable
+from adapterdb.store.versions import crc, visible
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 5000  # ids in one statement: databases bound the number of parameters
 
@@ -28,8 +32,18 @@ class IndexRows(NamedTuple):
     texts: list[str]
 
 
+class Scope(NamedTuple):
+    """What a search may find: a namespace, a condition, and the moment to look at (None: now)."""
+
+    namespace: str
+    where: Filter | None = None
+    as_of: int | None = None
+
+
 class Passages:
     """Queries over passages. A passage counts as active while its document is.
+
+    What can't be what was stored, by its checksum, is logged and passed over.
 
     Args:
         dimension: D, numbers in a vector.
@@ -39,14 +53,15 @@ class Passages:
         self._sessions = sessions
         self._dimension = dimension
 
-    def rows(self, namespace: str, ids: Sequence[int], where: Filter | None) -> list[PassageRow]:
-        """The active passages among ``ids`` that belong to ``namespace`` and meet ``where``."""
-        query = _within(_rows(), namespace, where)
+    def rows(self, scope: Scope, ids: Sequence[int]) -> list[PassageRow]:
+        """The passages among ``ids`` that ``scope`` allows."""
+        query = _within(_rows(), scope)
         with self._sessions.reading() as session:
             return [
                 _passage_row(*row)
                 for chunk in _chunks(ids)
                 for row in session.execute(query.where(PassageTable.id.in_(chunk)))
+                if _intact(row)
             ]
 
     def of_document(self, document_id: int) -> list[PassageRow]:
@@ -54,28 +69,28 @@ class Passages:
         query = _rows().where(DocumentTable.id == document_id, DocumentTable.state != "deleted")
         with self._sessions.reading() as session:
             found = session.execute(query.order_by(PassageTable.ordinal))
-            return [_passage_row(*row) for row in found]
+            return [_passage_row(*row) for row in found if _intact(row)]
 
-    def ids(self, namespace: str, where: Filter) -> list[int]:
-        """Ids of the active passages whose document meets ``where``."""
+    def ids(self, scope: Scope) -> list[int]:
+        """Ids of the passages that ``scope`` allows."""
         query = select(PassageTable.id).join(
             DocumentTable, DocumentTable.id == PassageTable.document_id
         )
         with self._sessions.reading() as session:
-            return list(session.scalars(_within(query, namespace, where)))
+            return list(session.scalars(_within(query, scope)))
 
-    def some(self, ids: Sequence[int]) -> IndexRows:
-        """Ids, vectors and texts of the active passages among ``ids``, whatever their namespace."""
+    def some(self, ids: Sequence[int], as_of: int | None = None) -> IndexRows:
+        """Ids, vectors and texts of the passages found among ``ids``, whatever their namespace."""
         found: list[Any] = []
         with self._sessions.reading() as session:
             for chunk in _chunks(ids):
-                query = index_query(None).where(PassageTable.id.in_(chunk))
+                query = index_query(None, as_of).where(PassageTable.id.in_(chunk))
                 found += session.execute(query)
         return index_rows(found, self._dimension)
 
-    def scan(self, namespace: str, where: Filter | None = None) -> Iterator[IndexRows]:
-        """All active passages of ``namespace`` that meet ``where``, in batches, of one moment."""
-        query = _within(index_query(None), namespace, where)
+    def scan(self, scope: Scope) -> Iterator[IndexRows]:
+        """All passages that ``scope`` allows, in batches, of one state of the catalog."""
+        query = _within(index_query(None, scope.as_of), scope)
         with self._sessions.reading() as session:
             for part in session.execute(query.execution_options(yield_per=CHUNK)).partitions():
                 yield index_rows(part, self._dimension)
@@ -87,20 +102,40 @@ class Passages:
         return index_rows(found, self._dimension)
 
 
-def index_query(namespace: str | None) -> Select[int, bytes, str]:
-    """What the index holds of active passages, of ``namespace`` or of all."""
+def index_query(
+    namespace: str | None, as_of: int | None = None
+) -> Select[int, bytes, str, int, int]:
+    """What the index holds of passages and their checksums, of ``namespace`` or of all."""
     query = (
-        select(PassageTable.id, PassageTable.vector, PassageTable.text)
+        select(
+            PassageTable.id,
+            PassageTable.vector,
+            PassageTable.text,
+            PassageTable.text_crc,
+            PassageTable.vector_crc,
+        )
         .join(DocumentTable, DocumentTable.id == PassageTable.document_id)
-        .where(DocumentTable.state == "active")
+        .where(visible(as_of))
     )
     return query if namespace is None else query.where(DocumentTable.namespace == namespace)
 
 
 def index_rows(found: Sequence[Any], dimension: int) -> IndexRows:
-    """Rows of ``index_query`` as arrays."""
-    vectors = np.frombuffer(b"".join(row[1] for row in found), "<f4").reshape(-1, dimension)
-    return IndexRows([row[0] for row in found], vectors, [row[2] for row in found])
+    """Rows of ``index_query`` as arrays, without those that fail their checksums."""
+    kept = [row for row in found if _intact(row) and _same(row.id, row.vector, row.vector_crc)]
+    vectors = np.frombuffer(b"".join(row.vector for row in kept), "<f4").reshape(-1, dimension)
+    return IndexRows([row.id for row in kept], vectors, [row.text for row in kept])
+
+
+def _intact(row: Any) -> bool:
+    return _same(row.id, row.text, row.text_crc)
+
+
+def _same(passage_id: int, data: str | bytes, want: int) -> bool:
+    if crc(data) == want:
+        return True
+    logger.warning("passage %d is damaged in the catalog and passed over", passage_id)
+    return False
 
 
 def _rows() -> Select[*tuple[Any, ...]]:
@@ -113,6 +148,7 @@ def _rows() -> Select[*tuple[Any, ...]]:
             PassageTable.end,
             PassageTable.text,
             PassageTable.tokens,
+            PassageTable.text_crc,
             DocumentTable.namespace,
             DocumentTable.name,
             DocumentTable.version,
@@ -124,11 +160,9 @@ def _rows() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _within(
-    query: Select[*tuple[Any, ...]], namespace: str, where: Filter | None
-) -> Select[*tuple[Any, ...]]:
-    query = query.where(DocumentTable.namespace == namespace, DocumentTable.state == "active")
-    return query if where is None else query.where(condition(where))
+def _within(query: Select[*tuple[Any, ...]], scope: Scope) -> Select[*tuple[Any, ...]]:
+    query = query.where(DocumentTable.namespace == scope.namespace, visible(scope.as_of))
+    return query if scope.where is None else query.where(condition(scope.where))
 
 
 def _passage_row(
@@ -138,6 +172,7 @@ def _passage_row(
     end: int,
     text: str,
     tokens: int,
+    _crc: int,
     namespace: str,
     name: str,
     version: int,

@@ -99,6 +99,7 @@ class NewPassage:
         vector: float32 ``(D,)``, unit length.
         row: as returned by ``Store.write_rows``.
         meta_init_fingerprint: of the shared start the delta was made from, or an empty string.
+        parents: ids of the deltas it was made from: it is withdrawn when one of them is.
     """
 
     passage: Passage
@@ -109,6 +110,7 @@ class NewPassage:
     loss_before: float | None = None
     loss_after: float | None = None
     meta_init_fingerprint: str = ""
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Self
 from filelock import FileLock
 
 from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch, NotFound, StorageFailed
-from adapterdb.records import Delta, StoredDocument, check_int
+from adapterdb.records import Change, Delta, StoredDocument, check_int
 from adapterdb.store.applier import Applier
 from adapterdb.store.catalog import Catalog
+from adapterdb.store.changes import Changes
+from adapterdb.store.claims import Claims
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.filters import Where, as_filter
 from adapterdb.store.finder import Finder
@@ -28,7 +30,7 @@ from adapterdb.store.folders import Folders
 from adapterdb.store.index import Index
 from adapterdb.store.migrations import FORMAT, check_format
 from adapterdb.store.outbox import Outbox
-from adapterdb.store.passages import Passages
+from adapterdb.store.passages import Passages, Scope
 from adapterdb.store.rows import (
     NewDocument,
     PassageRow,
@@ -39,13 +41,14 @@ from adapterdb.store.rows import (
     Vector,
 )
 from adapterdb.store.sessions import Sessions
-from adapterdb.store.versions import check_new
+from adapterdb.store.versions import check_new, no_document
 from adapterdb.store.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STEPS = (
+    "claimed",
     "staged",
     "synced",
     "renamed",
@@ -92,7 +95,9 @@ class Store:
         self.uuid = found["uuid"]
         dimension = self.info.dimension
         fields = {"layout": self.info.layout.fingerprint, "store": self.uuid}
-        self.weights = Weights(folders.weights, fields, self._on_step)
+        self.changes = Changes(sessions)
+        self.claims = Claims(sessions, folders.writers)
+        self.weights = Weights(folders.weights, fields, self._on_step, self._claim)
         self.index = Index(folders.index, dimension)
         self.outbox = Outbox(sessions, dimension)
         self.applier = Applier(
@@ -174,7 +179,10 @@ class Store:
         """Let go of all files and connections."""
         self.weights.close()
         self.index.close()
-        self._sessions.close()
+        try:
+            self.claims.release()
+        finally:
+            self._sessions.close()
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +225,7 @@ class Store:
             names = {entry.row.file for document in documents for entry in document.passages}
             files = {name: self.weights.shape(name) for name in names}
             stored = self.catalog.commit(session, documents, files, self.info)
+            self.claims.settle(session, names)
             self._on_step("before_commit")
         self._on_step("committed")
         return stored
@@ -270,7 +279,9 @@ class Store:
         """
         self._check_writable()
         file = self.weights.write_tensors(tensors)
-        self.catalog.remember({f"tensors:{name}": file})
+        with self._sessions.writing() as session:
+            self.catalog.remember(session, {f"tensors:{name}": file})
+            self.claims.settle(session, {file})
         return file
 
     # rows and tensors
@@ -308,28 +319,67 @@ class Store:
     # searching
 
     def search_vectors(
-        self, namespace: str, vector: Vector, n: int, *, where: Where = None
+        self,
+        namespace: str,
+        vector: Vector,
+        n: int,
+        *,
+        where: Where = None,
+        as_of: int | None = None,
     ) -> list[Scored]:
-        """The ``n`` active passages nearest to ``vector (D,)`` by cosine, best first.
+        """The ``n`` passages nearest to ``vector (D,)`` by cosine, best first.
 
         Empty for a vector that is zero or not finite.
+
+        Args:
+            where: a condition on their documents.
+            as_of: what was found as of this change (see ``moment``); None means now.
         """
         check_int("n", n, 1, MAX_HITS)
-        return self._finder.by_vector(namespace, vector, n, as_filter(where))
+        return self._finder.by_vector(Scope(namespace, as_filter(where), as_of), vector, n)
 
     def search_text(
-        self, namespace: str, text: str, n: int, *, where: Where = None
+        self, namespace: str, text: str, n: int, *, where: Where = None, as_of: int | None = None
     ) -> list[Scored]:
-        """The ``n`` active passages that fit the words of ``text`` best by BM25, best first.
+        """The ``n`` passages that fit the words of ``text`` best by BM25, best first.
 
         Any text is safe; passages without any of the words are not among the hits.
         """
         check_int("n", n, 1, MAX_HITS)
-        return self._finder.by_text(namespace, text, n, as_filter(where))
+        return self._finder.by_text(Scope(namespace, as_filter(where), as_of), text, n)
 
-    def similarities(self, vector: Vector, passage_ids: Sequence[int]) -> dict[int, float]:
-        """Exact cosine of ``vector (D,)`` with the stored vectors of active passages, by id."""
-        return self._finder.similarities(vector, passage_ids)
+    def similarities(
+        self, vector: Vector, passage_ids: Sequence[int], as_of: int | None = None
+    ) -> dict[int, float]:
+        """Exact cosine of ``vector (D,)`` with the vectors of those passages that are found."""
+        return self._finder.similarities(vector, passage_ids, as_of)
+
+    # history
+
+    def moment(self, moment: int | str) -> int:
+        """The number of the last change as of a change number, date or time; InvalidInput."""
+        return self.changes.resolve(moment)
+
+    def history(self, namespace: str, name: str) -> list[Change]:
+        """What happened to a document, latest first; NotFound if nothing is known of it."""
+        found = self.changes.of_name(namespace, name)
+        if not found:
+            raise no_document(namespace, name)
+        return found
+
+    def rollback(self, namespace: str, name: str, version: int) -> StoredDocument:
+        """Make a stored version the active one again, as a new version; also of a deleted name.
+
+        Its deltas stay where they are. ``apply_outbox`` should follow.
+
+        Raises:
+            NotFound: if that version is not stored.
+        """
+        check_int("version", version, 1, 2**31 - 1)
+        self._check_writable()
+        stored = self.catalog.rollback(namespace, name, version)
+        self._on_step("committed")
+        return stored
 
     # listing
 
@@ -344,11 +394,12 @@ class Store:
         where: Where = None,
         limit: int = 100,
         offset: int = 0,
+        as_of: int | None = None,
     ) -> list[StoredDocument]:
-        """Active documents by namespace and name; of every namespace if None."""
+        """Documents found now, or as of a change, by namespace and name; None: all namespaces."""
         check_int("limit", limit, 0, 10**9)
         check_int("offset", offset, 0, 10**12)
-        return self.catalog.documents(namespace, as_filter(where), limit, offset)
+        return self.catalog.documents(namespace, as_filter(where), limit, offset, as_of)
 
     def document(self, namespace: str, name: str) -> StoredDocument:
         """The active version of ``name``; or, for ``name@3``, version 3 if it is not deleted.
@@ -397,6 +448,10 @@ class Store:
             weight_bytes=weight_bytes,
             index_bytes=index_bytes,
         )
+
+    def _claim(self, file: str) -> None:
+        self.claims.claim(file)
+        self._on_step("claimed")
 
     def _check_writable(self) -> None:
         if self.read_only:

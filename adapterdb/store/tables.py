@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -19,13 +20,22 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    text,
+    false,
 )
+from sqlalchemy import text as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite gives row ids only to INTEGER; elsewhere 10^8 passages ask for 64 bits
 BigId = BigInteger().with_variant(Integer(), "sqlite")
+# sorted and compared by code point, as SQLite does
+Name = String().with_variant(String(collation="C"), "postgresql")
 NEVER_REUSED = {"sqlite_autoincrement": True}
+STATES = ("active", "retired", "deleted")
+CHANGES = ("put", "rollback", "delete", "forget")
+
+
+def _one_of(column: str, words: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(map(repr, words))})"
 
 
 class Table(DeclarativeBase):
@@ -41,8 +51,40 @@ class InfoTable(Table):
     value: Mapped[str] = mapped_column(Text)
 
 
+class ClockTable(Table):
+    """One row. Whoever changes documents moves it first: changes are committed in its order.
+
+    ``seq`` is the number of the last change, ``at`` its time (UTC, never running backwards),
+    ``horizon`` the earliest number as of which everything is still there to be found.
+    """
+
+    __tablename__ = "clock"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[str] = mapped_column(String)
+    horizon: Mapped[int] = mapped_column(BigInteger)
+
+
+class ChangeTable(Table):
+    """What happened to documents, in order. Of forgotten ones only a hash of the name is left."""
+
+    __tablename__ = "change"
+    __table_args__ = (
+        Index("change_name", "namespace", "name"),
+        CheckConstraint(_one_of("op", CHANGES), name="change_op"),
+    )
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(String)
+    op: Mapped[str] = mapped_column(String)
+    namespace: Mapped[str] = mapped_column(Name)
+    name: Mapped[str] = mapped_column(Name)
+    version: Mapped[int] = mapped_column(Integer)
+
+
 class DocumentTable(Table):
-    """One version of a document. ``seq`` is the commit order over the whole home."""
+    """One version of a document: found from change ``seq`` on, until change ``until_seq``."""
 
     __tablename__ = "document"
     __table_args__ = (
@@ -52,16 +94,16 @@ class DocumentTable(Table):
             "namespace",
             "name",
             unique=True,
-            sqlite_where=text("state = 'active'"),
-            postgresql_where=text("state = 'active'"),
+            sqlite_where=sql("state = 'active'"),
+            postgresql_where=sql("state = 'active'"),
         ),
-        CheckConstraint("state IN ('active', 'retired', 'deleted')", name="document_state"),
+        CheckConstraint(_one_of("state", STATES), name="document_state"),
         NEVER_REUSED,
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    namespace: Mapped[str] = mapped_column(String)
-    name: Mapped[str] = mapped_column(String)
+    namespace: Mapped[str] = mapped_column(Name)
+    name: Mapped[str] = mapped_column(Name)
     version: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(String)
     title: Mapped[str] = mapped_column(Text)
@@ -74,6 +116,9 @@ class DocumentTable(Table):
     passages: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[str] = mapped_column(String)
     seq: Mapped[int] = mapped_column(BigInteger, unique=True)
+    until_seq: Mapped[int | None] = mapped_column(BigInteger)
+    # deleted, and to be erased from every file
+    forget: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
 
 class FieldTable(Table):
@@ -87,13 +132,13 @@ class FieldTable(Table):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), index=True)
-    key: Mapped[str] = mapped_column(String)
+    key: Mapped[str] = mapped_column(Name)
     text: Mapped[str] = mapped_column(Text)
     number: Mapped[float | None]
 
 
 class PassageTable(Table):
-    """A passage and its vector: float32, little-endian, unit length."""
+    """A passage and its vector: float32, little-endian, unit length; and a CRC-32 of each."""
 
     __tablename__ = "passage"
     __table_args__ = (UniqueConstraint("document_id", "ordinal"), NEVER_REUSED)
@@ -106,6 +151,8 @@ class PassageTable(Table):
     text: Mapped[str] = mapped_column(Text)
     tokens: Mapped[int] = mapped_column(Integer)
     vector: Mapped[bytes] = mapped_column(LargeBinary)
+    text_crc: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
+    vector_crc: Mapped[int] = mapped_column(BigInteger, server_default=sql("0"))
 
 
 class WeightFileTable(Table):
@@ -118,8 +165,24 @@ class WeightFileTable(Table):
     rows: Mapped[int] = mapped_column(Integer)
 
 
+class ClaimTable(Table):
+    """A weight file that a writer is about to write and name in the catalog.
+
+    Claimed before the file exists, dropped by the commit that names it: what is neither named nor
+    claimed by a writer that lives is nobody's.
+    """
+
+    __tablename__ = "claim"
+
+    file: Mapped[str] = mapped_column(String, primary_key=True)
+    writer: Mapped[str] = mapped_column(String, primary_key=True)
+
+
 class DeltaTable(Table):
-    """A delta: where its row lies, how to know it is intact, what it was made with."""
+    """A delta: where its row lies, how to know it is intact, what it was made with.
+
+    ``damaged`` is set by repair where the row can't be read: it is passed over until made again.
+    """
 
     __tablename__ = "delta"
 
@@ -139,6 +202,16 @@ class DeltaTable(Table):
     layout_fingerprint: Mapped[str] = mapped_column(String)
     meta_init_fingerprint: Mapped[str] = mapped_column(String)
     created_at: Mapped[str] = mapped_column(String)
+    damaged: Mapped[bool] = mapped_column(Boolean, server_default=false())
+
+
+class LineageTable(Table):
+    """A delta that was made from another, and must go when that one goes."""
+
+    __tablename__ = "lineage"
+
+    child: Mapped[str] = mapped_column(ForeignKey("delta.id"), primary_key=True)
+    parent: Mapped[str] = mapped_column(ForeignKey("delta.id"), primary_key=True, index=True)
 
 
 class OutboxTable(Table):
@@ -148,7 +221,7 @@ class OutboxTable(Table):
     __table_args__ = (CheckConstraint("op IN ('put', 'delete')", name="outbox_op"), NEVER_REUSED)
 
     seq: Mapped[int] = mapped_column(BigId, primary_key=True)
-    namespace: Mapped[str] = mapped_column(String, index=True)
+    namespace: Mapped[str] = mapped_column(Name, index=True)
     op: Mapped[str] = mapped_column(String)
     # no foreign key: a passage may be forgotten while its removal from the index is pending
     passage_id: Mapped[int] = mapped_column(BigInteger)
@@ -159,5 +232,14 @@ class GenerationTable(Table):
 
     __tablename__ = "index_generation"
 
-    namespace: Mapped[str] = mapped_column(String, primary_key=True)
+    namespace: Mapped[str] = mapped_column(Name, primary_key=True)
     number: Mapped[int] = mapped_column(Integer)
+
+
+class ErasureTable(Table):
+    """A namespace from which something was forgotten whose bytes may still be in files."""
+
+    __tablename__ = "erasure"
+
+    namespace: Mapped[str] = mapped_column(Name, primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger)

@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
-from datetime import UTC, datetime
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    func,
+    insert,
+    inspect,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from adapterdb.errors import InvalidInput, Mismatch, NotFound
 from adapterdb.records import Metadata, StoredDocument, check_namespace
+from adapterdb.store.changes import Moment, note
 from adapterdb.store.conditions import condition
 from adapterdb.store.filters import Filter
 from adapterdb.store.rows import NewDocument, NewPassage, StoreInfo
 from adapterdb.store.tables import (
+    ChangeTable,
     DeltaTable,
     DocumentTable,
     FieldTable,
+    LineageTable,
     OutboxTable,
     PassageTable,
 )
 from adapterdb.store.weights import ITEM_BYTES
 
+T = TypeVar("T", DocumentTable, PassageTable, DeltaTable)
 
-def active_documents(namespace: str | None) -> Select[DocumentTable]:
-    """The active documents, of one namespace or all."""
-    query = select(DocumentTable).where(DocumentTable.state == "active")
+
+def visible(as_of: int | None) -> ColumnElement[bool]:
+    """The document is found now, or was found as of change ``as_of`` and is not deleted since."""
+    if as_of is None:
+        return DocumentTable.state == "active"
+    return and_(
+        DocumentTable.state != "deleted",
+        DocumentTable.seq <= as_of,
+        or_(DocumentTable.until_seq.is_(None), DocumentTable.until_seq > as_of),
+    )
+
+
+def active_documents(namespace: str | None, as_of: int | None = None) -> Select[DocumentTable]:
+    """The documents that are found, of one namespace or all."""
+    query = select(DocumentTable).where(visible(as_of))
     return query if namespace is None else query.where(DocumentTable.namespace == namespace)
 
 
@@ -55,24 +82,14 @@ def check_new(new: NewDocument, info: StoreInfo) -> None:
             )
 
 
-def add_document(session: Session, new: NewDocument, seq: int, info: StoreInfo) -> StoredDocument:
-    """Add the next version of a document and retire the one it replaces."""
-    document, now = new.document, datetime.now(UTC).isoformat(timespec="milliseconds")
-    same_name = (
-        DocumentTable.namespace == new.namespace,
-        DocumentTable.name == document.name,
-    )
-    active = session.scalar(
-        active_documents(None).where(*same_name).with_only_columns(DocumentTable.id)
-    )
-    if active is not None:
-        withdraw(session, new.namespace, active, "retired")
-    last = session.scalar(select(func.max(DocumentTable.version)).where(*same_name))
+def add_document(
+    session: Session, new: NewDocument, moment: Moment, info: StoreInfo
+) -> StoredDocument:
+    """Add the next version of a document as change ``moment`` and retire the one it replaces."""
+    document = new.document
     row = DocumentTable(
         namespace=new.namespace,
         name=document.name,
-        version=(last or 0) + 1,
-        state="active",
         title=document.title,
         source=document.source,
         text=document.text,
@@ -80,48 +97,99 @@ def add_document(session: Session, new: NewDocument, seq: int, info: StoreInfo) 
         key=new.key,
         fields=dict(document.metadata),
         passages=len(new.passages),
-        created_at=now,
-        seq=seq,
     )
-    session.add(row)
-    session.flush()
-    session.add_all(_field_rows(row.id, document.metadata))
+    _replace(session, row, moment)
     passages = [_passage(row.id, entry) for entry in new.passages]
-    session.add_all(passages)
-    session.flush()
-    for entry, passage in zip(new.passages, passages, strict=True):
-        session.add(_new_delta(row, entry, passage.id, info))
-        session.add(OutboxTable(namespace=new.namespace, op="put", passage_id=passage.id))
+    deltas = [_new_delta(row, entry, info) for entry in new.passages]
+    _add_passages(session, row, passages, deltas)
+    for entry, delta in zip(new.passages, deltas, strict=True):
+        for parent in entry.parents:
+            session.add(LineageTable(child=delta.id, parent=parent))
+    note(session, moment, "put", row)
     session.flush()
     return stored(row)
 
 
-def withdraw(session: Session, namespace: str, document_id: int, state: str) -> None:
-    """Take an active document out of every answer, and queue its removal from the index."""
-    chosen = DocumentTable.id == document_id
-    session.execute(update(DocumentTable).where(chosen).values(state=state))
-    ids = session.scalars(select(PassageTable.id).where(PassageTable.document_id == document_id))
-    entries = [{"namespace": namespace, "op": "delete", "passage_id": i} for i in ids]
+def revive(session: Session, old: DocumentTable, moment: Moment) -> StoredDocument:
+    """Add a version that is as ``old`` was, with deltas on the same stored rows."""
+    row = _copy(old, until_seq=None, forget=False)
+    _replace(session, row, moment)
+    query = (
+        select(PassageTable, DeltaTable)
+        .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
+        .where(PassageTable.document_id == old.id)
+        .order_by(PassageTable.ordinal)
+    )
+    passages, deltas, parents = [], [], []
+    for passage, delta in session.execute(query).all():
+        passages.append(_copy(passage, document_id=row.id))
+        new_id = _delta_id(row, passage.ordinal, delta.sha256)
+        deltas.append(_copy(delta, id=new_id, created_at=row.created_at))
+        found = session.scalars(select(LineageTable.parent).where(LineageTable.child == delta.id))
+        parents += [LineageTable(child=new_id, parent=parent) for parent in found]
+    _add_passages(session, row, passages, deltas)
+    session.add_all(parents)
+    note(session, moment, "rollback", row)
+    session.flush()
+    return stored(row)
+
+
+def withdraw(session: Session, document: DocumentTable, state: str, seq: int) -> None:
+    """Take a document out of every answer as of change ``seq``, and out of the index soon.
+
+    Deleting also takes its earlier versions: nothing of a deleted name can be asked for.
+    """
+    if state == "deleted":
+        same_name = (
+            DocumentTable.namespace == document.namespace,
+            DocumentTable.name == document.name,
+        )
+        session.execute(update(DocumentTable).where(*same_name).values(state="deleted"))
+    chosen = DocumentTable.id == document.id
+    session.execute(update(DocumentTable).where(chosen).values(state=state, until_seq=seq))
+    ids = session.scalars(select(PassageTable.id).where(PassageTable.document_id == document.id))
+    entries = [
+        {"namespace": document.namespace, "op": "delete", "passage_id": passage} for passage in ids
+    ]
     if entries:
         session.execute(insert(OutboxTable), entries)
 
 
+def derived(session: Session, document_ids: Sequence[int]) -> list[DocumentTable]:
+    """The active documents whose deltas were made from deltas of these, or of their kin."""
+    found: dict[int, DocumentTable] = {}
+    edge = list(document_ids)
+    while edge:
+        parents = select(DeltaTable.id).join(PassageTable, PassageTable.id == DeltaTable.passage_id)
+        children = (
+            active_documents(None)
+            .join(PassageTable, PassageTable.document_id == DocumentTable.id)
+            .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
+            .join(LineageTable, LineageTable.child == DeltaTable.id)
+            .where(LineageTable.parent.in_(parents.where(PassageTable.document_id.in_(edge))))
+        )
+        rows = {row.id: row for row in session.scalars(children)}
+        edge = [i for i in rows if i not in found and i not in document_ids]
+        found |= {i: rows[i] for i in edge}
+    return list(found.values())
+
+
 def chosen(
     session: Session, namespace: str, names: Iterable[str] | None, where: Filter | None
-) -> list[int]:
-    """Ids of the active documents that are named and meet ``where``; NotFound for a lost name."""
-    query = active_documents(namespace).with_only_columns(DocumentTable.id)
+) -> list[DocumentTable]:
+    """The active documents that are named and meet ``where``; NotFound for a lost name."""
+    query = active_documents(namespace)
     if where is not None:
         query = query.where(condition(where))
     if names is None:
         return list(session.scalars(query))
-    ids = []
+    rows = []
     for name in dict.fromkeys(names):
         found = session.scalar(query.where(DocumentTable.name == name))
         if found is None:
             raise no_document(namespace, name)
-        ids.append(found)
-    return ids
+        rows.append(found)
+    return rows
 
 
 def no_document(namespace: str, name: str) -> NotFound:
@@ -129,6 +197,53 @@ def no_document(namespace: str, name: str) -> NotFound:
     return NotFound(
         f"there is no document {name!r} in namespace {namespace!r}", hint="`adb list` shows all"
     )
+
+
+def crc(data: str | bytes) -> int:
+    """CRC-32 that tells whether a text or a vector is still what was stored."""
+    return zlib.crc32(data.encode() if isinstance(data, str) else data)
+
+
+def _replace(session: Session, row: DocumentTable, moment: Moment) -> None:
+    """Make ``row`` the active version of its name as of ``moment``."""
+    same_name = DocumentTable.namespace == row.namespace, DocumentTable.name == row.name
+    active = session.scalar(active_documents(None).where(*same_name))
+    if active is not None:
+        withdraw(session, active, "retired", moment.seq)
+    last = session.scalar(select(func.max(ChangeTable.version)).where(*_logged(row)))
+    row.version, row.state, row.seq, row.created_at = (last or 0) + 1, "active", *moment
+    session.add(row)
+    session.flush()
+    session.add_all(_field_rows(row.id, row.fields))
+
+
+def _logged(row: DocumentTable) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """The changes of a name: versions are counted there, so that none is used twice after gc."""
+    return ChangeTable.namespace == row.namespace, ChangeTable.name == row.name
+
+
+def _add_passages(
+    session: Session,
+    row: DocumentTable,
+    passages: Sequence[PassageTable],
+    deltas: Sequence[DeltaTable],
+) -> None:
+    session.add_all(passages)
+    session.flush()
+    for passage, delta in zip(passages, deltas, strict=True):
+        delta.passage_id = passage.id
+        session.add(delta)
+        session.add(OutboxTable(namespace=row.namespace, op="put", passage_id=passage.id))
+    session.flush()
+
+
+def _copy(row: T, **changes: Any) -> T:
+    """A new row with the values of another, but for ``changes`` and a numbered id."""
+    columns = inspect(type(row)).column_attrs
+    values = {c.key: getattr(row, c.key) for c in columns}
+    if isinstance(values.get("id"), int):
+        del values["id"]
+    return type(row)(**values | changes)
 
 
 def _field_rows(document_id: int, metadata: Metadata) -> list[FieldTable]:
@@ -152,7 +267,7 @@ def _number(value: object) -> float | None:
 
 
 def _passage(document_id: int, new: NewPassage) -> PassageTable:
-    passage = new.passage
+    passage, vector = new.passage, new.vector.astype("<f4").tobytes()
     return PassageTable(
         document_id=document_id,
         ordinal=passage.ordinal,
@@ -160,18 +275,20 @@ def _passage(document_id: int, new: NewPassage) -> PassageTable:
         end=passage.end,
         text=passage.text,
         tokens=passage.tokens,
-        vector=new.vector.astype("<f4").tobytes(),
+        vector=vector,
+        text_crc=crc(passage.text),
+        vector_crc=crc(vector),
     )
 
 
-def _new_delta(
-    document: DocumentTable, new: NewPassage, passage_id: int, info: StoreInfo
-) -> DeltaTable:
-    parts = (document.namespace, document.name, document.version, new.passage.ordinal)
-    origin = "\0".join(map(str, (*parts, new.row.sha256)))
+def _delta_id(document: DocumentTable, ordinal: int, row_sha256: str) -> str:
+    parts = (document.namespace, document.name, document.version, ordinal, row_sha256)
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def _new_delta(document: DocumentTable, new: NewPassage, info: StoreInfo) -> DeltaTable:
     return DeltaTable(
-        id=hashlib.sha256(origin.encode()).hexdigest()[:32],
-        passage_id=passage_id,
+        id=_delta_id(document, new.passage.ordinal, new.row.sha256),
         kind=new.kind,
         file=new.row.file,
         offset=new.row.offset,

@@ -53,14 +53,20 @@ class Weights:
     Args:
         fields: written into every row file's header (layout fingerprint, store uuid).
         on_step: called at ``staged``, ``synced``, ``renamed``, ``durable``.
+        claim: called with the name of a file before it is made.
     """
 
     def __init__(
-        self, folder: Path, fields: Mapping[str, str], on_step: Callable[[str], None]
+        self,
+        folder: Path,
+        fields: Mapping[str, str],
+        on_step: Callable[[str], None],
+        claim: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.folder = folder
         self.fields = dict(fields)
         self._on_step = on_step
+        self._claim = claim
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
         self._verified: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
@@ -209,6 +215,7 @@ class Weights:
         metadata = {"adapterdb": json.dumps(dict(fields), sort_keys=True)}
         data = save(dict(tensors), metadata=metadata)
         name = hashlib.sha256(data).hexdigest()
+        self._claim(name)
         final = self.path(name)
         staging = self.folder / "staging"
         temporary = staging / f"{name}.{uuid4().hex}"

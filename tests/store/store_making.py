@@ -44,6 +44,7 @@ def new(
     metadata: Metadata | None = None,
     key: str = "key",
     seed: int = 0,
+    parents: tuple[str, ...] = (),
 ) -> NewDocument:
     """A document whose passages are ``texts``, its rows written, ready to commit."""
     whole = " ".join(texts)
@@ -51,7 +52,8 @@ def new(
     passages, at = [], 0
     for i, (text, ref) in enumerate(zip(texts, refs, strict=True)):
         passage = Passage(i, at, at + len(text), text, len(text.split()))
-        passages.append(NewPassage(passage, vector(text), ref, "gradient", "test", 2.0, 1.5))
+        made = NewPassage(passage, vector(text), ref, "gradient", "test", 2.0, 1.5, parents=parents)
+        passages.append(made)
         at += len(text) + 1
     document = Document(name, whole, title=name.title(), source="", metadata=metadata or {})
     sha = hashlib.sha256(whole.encode()).hexdigest()
@@ -66,10 +68,11 @@ def add(
     metadata: Metadata | None = None,
     key: str = "key",
     seed: int = 0,
+    parents: tuple[str, ...] = (),
 ) -> StoredDocument:
     """The same, committed; the index is left to the store."""
-    document = new(store, name, *texts, namespace=namespace, metadata=metadata, key=key, seed=seed)
-    return store.commit([document])[0]
+    fields = {"namespace": namespace, "metadata": metadata, "key": key, "seed": seed}
+    return store.commit([new(store, name, *texts, parents=parents, **fields)])[0]
 
 
 def found(store: Store, text: str, n: int = 10, namespace: str = "default") -> list[str]:

@@ -1,0 +1,99 @@
+"""Who is about to name which weight file, so that none is collected between its writing and its commit.
+
+A writer claims a file before it makes it, and the commit that names the file drops the claim. A
+claim counts for as long as its writer lives, which a lock file tells: the system lets go of it
+when the process ends, however it ends. No clock is asked.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from adapterdb.store.failures import storage_failures
+from adapterdb.store.sessions import Sessions
+from adapterdb.store.tables import ClaimTable
+
+CHUNK = 5000
+
+
+class Claims:
+    """Claims of one writer, and what is known of the others.
+
+    Args:
+        folder: of the writers' lock files.
+    """
+
+    def __init__(self, sessions: Sessions, folder: Path) -> None:
+        self._sessions = sessions
+        self._folder = folder
+        self._writer = uuid4().hex
+        self._alive: FileLock | None = None
+
+    def claim(self, file: str) -> None:
+        """Say, durably, that this writer is about to write ``file``."""
+        if self._alive is None:
+            with storage_failures(f"lock folder {self._folder}"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                lock = FileLock(self._lock_file(self._writer))
+                lock.acquire(timeout=0)
+            self._alive = lock
+        with self._sessions.writing() as session:
+            if session.get(ClaimTable, (file, self._writer)) is None:
+                session.add(ClaimTable(file=file, writer=self._writer))
+
+    def settle(self, session: Session, files: set[str]) -> None:
+        """In the transaction that names ``files``: they need no claim of this writer any more."""
+        chosen = ClaimTable.writer == self._writer, ClaimTable.file.in_(files)
+        session.execute(delete(ClaimTable).where(*chosen))
+
+    def live(self, session: Session) -> set[str]:
+        """Files claimed by writers that live, in a writing transaction: claims of others go."""
+        claims = session.execute(select(ClaimTable.file, ClaimTable.writer)).all()
+        writers = {claim.writer for claim in claims}
+        dead = {writer for writer in writers if self._is_dead(writer)}
+        if dead:
+            session.execute(delete(ClaimTable).where(ClaimTable.writer.in_(dead)))
+        return {claim.file for claim in claims if claim.writer not in dead}
+
+    def abandoned(self) -> set[str]:
+        """Files claimed by writers that died before they named them."""
+        with self._sessions.reading() as session:
+            claims = session.execute(select(ClaimTable.file, ClaimTable.writer)).all()
+        dead = {writer for writer in {c.writer for c in claims} if self._is_dead(writer)}
+        return {claim.file for claim in claims if claim.writer in dead}
+
+    def release(self) -> None:
+        """Drop the claims of this writer, who writes no more."""
+        if self._alive is None:
+            return
+        with self._sessions.writing() as session:
+            session.execute(delete(ClaimTable).where(ClaimTable.writer == self._writer))
+        self._alive.release()
+        with suppress(OSError):
+            self._lock_file(self._writer).unlink()
+        self._alive = None
+
+    def _lock_file(self, writer: str) -> Path:
+        return self._folder / f"{writer}.lock"
+
+    def _is_dead(self, writer: str) -> bool:
+        if writer == self._writer:
+            return False
+        path = self._lock_file(writer)
+        if not path.exists():
+            return True
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):  # held; or a file system that can't be written
+            return False
+        lock.release()
+        with suppress(OSError):
+            path.unlink()
+        return True
