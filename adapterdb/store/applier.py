@@ -9,17 +9,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from adapterdb.errors import Locked, StorageFailed
+from adapterdb.records import Record
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.index import Index, IndexFailed, short_hash
 from adapterdb.store.outbox import Outbox, Pending
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Optimized(Record):
+    """What ``optimize`` made of a namespace's index: rows, bytes; rebuilt if SQL differed."""
+
+    namespace: str
+    rows: int
+    rebuilt: bool
+    bytes_before: int
+    bytes_after: int
 
 
 class Applier:
@@ -101,6 +114,41 @@ class Applier:
         """
         with self._locked(namespace, timeout_s):
             self._rebuild(namespace, self._outbox.pending(namespace).generation)
+
+    def optimize(self, namespace: str, timeout_s: float) -> Optimized:
+        """Apply what is pending, tidy the table, and hold its ids against SQL; see ``rebuild``."""
+        with self._locked(namespace, timeout_s):
+            before = self._outbox.pending(namespace).generation
+            size_before = self._index.size(namespace, before)
+            self._apply(namespace)
+            generation = self._outbox.pending(namespace).generation
+            if not generation:
+                return Optimized(namespace, 0, rebuilt=False, bytes_before=0, bytes_after=0)
+            rows = self._tidied(namespace, generation)
+            if rows is None:
+                self._rebuild(namespace, generation)
+                generation += 1
+                rows = self._index.count(namespace, generation)
+            return Optimized(
+                namespace,
+                rows,
+                rebuilt=before not in (0, generation),
+                bytes_before=size_before,
+                bytes_after=self._index.size(namespace, generation),
+            )
+
+    def _tidied(self, namespace: str, generation: int) -> int | None:
+        """Rows of the table, tidied; None if it can't be, or isn't what SQL says it should be."""
+        try:
+            self._index.optimize(namespace, generation)
+            found = self._index.ids(namespace, generation)
+        except IndexFailed as error:
+            logger.warning("%s", error)
+            return None
+        state, wanted = self._outbox.members(namespace)
+        # what was committed since is pending, and may differ
+        wrong = (wanted ^ set(found)) - set(state.changed)
+        return None if wrong or len(set(found)) < len(found) else len(found)
 
     def _apply(self, namespace: str) -> int:
         state = self._outbox.pending(namespace)

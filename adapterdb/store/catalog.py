@@ -21,6 +21,7 @@ from adapterdb.records import Delta, DeltaKind, StoredDocument
 from adapterdb.store.changes import Moment, note, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.filters import Filter
+from adapterdb.store.headers import FileShape
 from adapterdb.store.migrations import FORMAT, check_format, migrate, stored_format
 from adapterdb.store.rows import NewDocument, RowRef, StoreInfo
 from adapterdb.store.sessions import Sessions
@@ -41,7 +42,6 @@ from adapterdb.store.versions import (
     stored,
     withdraw,
 )
-from adapterdb.store.weights import FileShape
 
 MIN_PREFIX = 6
 
@@ -96,10 +96,6 @@ class Catalog:
         session.execute(delete(InfoTable).where(InfoTable.name.in_(values)))
         entries = [{"name": name, "value": value} for name, value in values.items()]
         session.execute(insert(InfoTable), entries)
-
-    def snapshot(self) -> AbstractContextManager[Connection]:
-        """A connection that sees one state of all tables throughout."""
-        return self._sessions.snapshot()
 
     def problems(self) -> list[str]:
         """What the database says is wrong with itself; SQLite only, others check on their own."""
@@ -287,6 +283,15 @@ class Catalog:
         query = query.where(DeltaTable.id.in_(delta_ids), DocumentTable.state == "active")
         with self._sessions.reading() as session:
             return {row.id: row_ref(row) for row in session.scalars(query)}
+
+    def moved(self, row: RowRef) -> RowRef | None:
+        """Where the bytes of a row lie now, if another file has them."""
+        query = select(DeltaTable).where(
+            DeltaTable.sha256 == row.sha256, DeltaTable.file != row.file
+        )
+        with self._sessions.reading() as session:
+            found = session.scalars(query.limit(1)).first()
+            return None if found is None else row_ref(found)
 
     def all_row_refs(self) -> list[tuple[str, RowRef]]:
         """Delta id and row of every delta, of retired and deleted documents too."""

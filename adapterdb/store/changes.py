@@ -119,12 +119,15 @@ def note(session: Session, moment: Moment, op: ChangeKind, document: DocumentTab
     )
 
 
-def forget_name(session: Session, namespace: str, name: str) -> str:
-    """Put a hash in the place of ``name`` wherever the log has it; the hash."""
-    hashed = "sha256:" + hashlib.sha256(f"{namespace}\0{name}".encode()).hexdigest()
+def name_hash(namespace: str, name: str) -> str:
+    """What stands for the name of a forgotten document."""
+    return "sha256:" + hashlib.sha256(f"{namespace}\0{name}".encode()).hexdigest()
+
+
+def forget_name(session: Session, namespace: str, name: str) -> None:
+    """Put its hash in the place of ``name`` wherever the log has it."""
     chosen = ChangeTable.namespace == namespace, ChangeTable.name == name
-    session.execute(update(ChangeTable).where(*chosen).values(name=hashed))
-    return hashed
+    session.execute(update(ChangeTable).where(*chosen).values(name=name_hash(namespace, name)))
 
 
 def raise_horizon(session: Session, seq: int) -> None:
@@ -139,8 +142,8 @@ def _time(text: str) -> str:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise InvalidInput(
-            f"{text[:40]!r} is no moment: give a change number, a date like 2026-01-31 or a time like"
-            " 2026-01-31T18:00",
+            f"{text[:40]!r} is no moment: give a change number, a date like 2026-01-31, or a time"
+            " like 2026-01-31T18:00",
         ) from error
     if len(text.strip()) <= len("2026-01-31"):
         moment = datetime.combine(moment.date(), time.max)

@@ -1,4 +1,4 @@
-"""Who is about to name which weight file, so that none is collected between its writing and its commit.
+"""Which writer is about to name which weight file, so that no such file is collected.
 
 A writer claims a file before it makes it, and the commit that names the file drops the claim. A
 claim counts for as long as its writer lives, which a lock file tells: the system lets go of it
@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from adapterdb.store.changes import tick
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.sessions import Sessions
 from adapterdb.store.tables import ClaimTable
 
-CHUNK = 5000
+
+class Standing(NamedTuple):
+    """Files claimed by writers that live, files claimed by writers that died, and the latter."""
+
+    alive: set[str]
+    dead: set[str]
+    writers: set[str]
 
 
 class Claims:
@@ -44,6 +52,7 @@ class Claims:
                 lock.acquire(timeout=0)
             self._alive = lock
         with self._sessions.writing() as session:
+            tick(session, 0)  # waits for a collection that is running
             if session.get(ClaimTable, (file, self._writer)) is None:
                 session.add(ClaimTable(file=file, writer=self._writer))
 
@@ -52,21 +61,19 @@ class Claims:
         chosen = ClaimTable.writer == self._writer, ClaimTable.file.in_(files)
         session.execute(delete(ClaimTable).where(*chosen))
 
-    def live(self, session: Session) -> set[str]:
-        """Files claimed by writers that live, in a writing transaction: claims of others go."""
+    def standing(self, session: Session) -> Standing:
+        """The files claimed now, by writers that live and by writers that died."""
         claims = session.execute(select(ClaimTable.file, ClaimTable.writer)).all()
-        writers = {claim.writer for claim in claims}
-        dead = {writer for writer in writers if self._is_dead(writer)}
-        if dead:
-            session.execute(delete(ClaimTable).where(ClaimTable.writer.in_(dead)))
-        return {claim.file for claim in claims if claim.writer not in dead}
-
-    def abandoned(self) -> set[str]:
-        """Files claimed by writers that died before they named them."""
-        with self._sessions.reading() as session:
-            claims = session.execute(select(ClaimTable.file, ClaimTable.writer)).all()
         dead = {writer for writer in {c.writer for c in claims} if self._is_dead(writer)}
-        return {claim.file for claim in claims if claim.writer in dead}
+        return Standing(
+            {claim.file for claim in claims if claim.writer not in dead},
+            {claim.file for claim in claims if claim.writer in dead},
+            dead,
+        )
+
+    def bury(self, session: Session, standing: Standing) -> None:
+        """Drop the claims of writers that died."""
+        session.execute(delete(ClaimTable).where(ClaimTable.writer.in_(standing.writers)))
 
     def release(self) -> None:
         """Drop the claims of this writer, who writes no more."""

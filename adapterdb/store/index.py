@@ -25,6 +25,7 @@ import numpy as np
 
 from adapterdb.errors import AdapterDBError, StorageFailed
 from adapterdb.store.failures import storage_failures
+from adapterdb.store.folders import bytes_of
 from adapterdb.store.passages import IndexRows
 from adapterdb.store.rows import Vector
 
@@ -33,6 +34,7 @@ TEXT_INDEX = "text_idx"
 OPTIMIZE_EVERY = 64  # versions: each write makes one, and many slow down every read
 MAX_UNINDEXED = 4096  # rows whose words every text search reads one by one
 KEEP_VERSIONS = timedelta(hours=1)
+NO_TIME = timedelta(milliseconds=1)  # at 0 LanceDB warns of what our readers are made for
 MAX_QUERY_CHARS = 8192
 
 Found = list[tuple[int, float]]
@@ -108,6 +110,30 @@ class Index:
                 or waiting > MAX_UNINDEXED
             ):
                 table.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    def optimize(self, namespace: str, generation: int) -> None:
+        """Merge the fragments of the table and remove its older versions from the disk, now.
+
+        A reader in the midst of an older version fails, opens the table afresh and goes on.
+        """
+        place = self.place(namespace, generation)
+        with self._lance(place):
+            self.reopen(namespace, generation)  # what it merges is what is on the disk
+            table = self._open(place)
+            table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            # once more: words are merged last, which makes a version after the old ones went
+            table.optimize(cleanup_older_than=NO_TIME, delete_unverified=True)
+
+    def ids(self, namespace: str, generation: int) -> list[int]:
+        """The id of every row of the table."""
+        place = self.place(namespace, generation)
+        with self._lance(place):
+            found = self._open(place).search().select(["id"]).to_arrow()
+            return list(found["id"].to_pylist())
+
+    def size(self, namespace: str, generation: int) -> int:
+        """Bytes of the table on disk."""
+        return bytes_of(self.place(namespace, generation).rglob("*"))
 
     def nearest(
         self,

@@ -39,6 +39,8 @@ def _step_2(connection: Connection) -> None:
         "ALTER TABLE passage ADD COLUMN text_crc BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE passage ADD COLUMN vector_crc BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE delta ADD COLUMN damaged BOOLEAN NOT NULL DEFAULT false",
+        # it was that of the factors, which says nothing of what they do; 0 is not known
+        "UPDATE delta SET norm = 0 WHERE kind <> 'gradient'",
     ):
         connection.execute(text(statement))
     new = (ClockTable, ChangeTable, ClaimTable, LineageTable, ErasureTable)

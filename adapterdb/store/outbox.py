@@ -60,6 +60,12 @@ class Outbox:
         with self._sessions.reading() as session:
             return _pending(session, namespace), int(session.scalar(passages) or 0)
 
+    def members(self, namespace: str) -> tuple[Pending, set[int]]:
+        """The same, and the passages that the index holds when nothing is pending."""
+        with self._sessions.reading() as session:
+            found = session.scalars(index_query(namespace).with_only_columns(PassageTable.id))
+            return _pending(session, namespace), set(found)
+
     def namespaces(self) -> list[str]:
         """Namespaces with pending changes."""
         with self._sessions.reading() as session:

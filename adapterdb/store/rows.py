@@ -78,9 +78,10 @@ class RowRef:
     Args:
         file: name (sha256, hex) of the weight file.
         offset: of the row's first byte in that file.
-        size_bytes: P times the size of ``dtype``.
+        size_bytes: of the row as ``dtype`` is stored (``encoding``).
         sha256: of the row's bytes, hex.
-        norm: L2 norm of the row.
+        norm: how strongly it acts: L2 norm of the row, or, of LoRA factors, of the weight change
+            they make; 0 where it is not known.
     """
 
     file: str

@@ -1,59 +1,78 @@
-"""Connections to the catalog: transactions, and what every SQLite connection must be set to.
+"""Transactions on the catalog: what each may do, what it sees, and when writing is refused.
 
-SQLite runs in WAL mode with synchronous=FULL, so a commit survives a power cut. A transaction that
-writes begins with BEGIN IMMEDIATE: one that reads first and upgrades later fails at once with
-"database is locked", whatever the timeout. Any other SQLAlchemy URL is used as it is.
+A reading transaction sees one state throughout. Writing ones are put in order by the lock they
+take first: BEGIN IMMEDIATE on SQLite, the clock's row (see ``changes``) on PostgreSQL. After a
+write that the disk failed, nobody knows what is on it: no more is written until the store is
+opened again, and reading goes on.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from weakref import finalize
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
-from adapterdb.errors import StorageFailed
+from adapterdb.errors import Locked, StorageFailed
+from adapterdb.store.catalog_url import parse
+from adapterdb.store.engines import BUSY_S, postgres, sqlite_reader, sqlite_writer
 from adapterdb.store.failures import sql_failures
-
-BUSY_S = 30.0
-PRAGMAS = (
-    "foreign_keys=ON",
-    "secure_delete=ON",  # deleted text is overwritten, not just unlinked
-    "case_sensitive_like=ON",  # as on PostgreSQL
-)
+from adapterdb.store.filesystems import refuse_network
 
 
 class Sessions:
-    """Transactions on one catalog. Safe for use by several threads.
+    """Transactions on one catalog. Safe for use by several threads, not by a forked child.
 
     Args:
         path: of the SQLite file; used if ``url`` is None.
-        url: SQLAlchemy URL of another database.
+        url: SQLAlchemy URL of a PostgreSQL database, or of an SQLite file elsewhere.
         create: make the SQLite file if it is missing.
+
+    Attributes:
+        path: of the SQLite file, if there is one.
+        is_sqlite: whether there is.
+        what: how errors name the catalog.
+
+    Raises:
+        InvalidInput: code ``bad_catalog_url`` or ``needs_extra``.
+        StorageFailed: code ``network_file_system``, for an SQLite file there.
     """
 
     def __init__(
         self, path: Path, *, url: str | None = None, read_only: bool = False, create: bool = False
     ) -> None:
+        address = None if url is None else parse(url)
+        self.is_sqlite = address is None or address.get_backend_name() == "sqlite"
+        if self.is_sqlite and address is not None:
+            path = Path(address.database or "")
         self.path = path
-        self.is_sqlite = url is None
-        self.what = "the catalog" if url else f"the catalog {path.name}"
+        self.what = f"the catalog {path.name}" if self.is_sqlite else "the catalog"
         self._read_only = read_only
-        if url is None:
-            self._reader = _sqlite_engine(path, read_only, create)
+        self._failed = ""
+        self._process = os.getpid()
+        copied: Path | None = None
+        if address is not None and not self.is_sqlite:
+            engine = postgres(address)
+        elif read_only:
+            engine, copied = sqlite_reader(path)
         else:
-            self._reader = create_engine(url)
-        self._writer = self._reader.execution_options(writes=True)
+            refuse_network(path)
+            engine = sqlite_writer(path, create=create)
+        self._engine = engine
+        self._drop_copy = finalize(self, _remove, copied, self._process)
+        self._reader = _with_options(engine, writes=False)
+        self._writer = _with_options(engine, writes=True)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that sees one state throughout and changes nothing."""
+        self.check_process()
         made = Session(self._reader, expire_on_commit=False)
         with sql_failures(self.what), made as session, session.begin():
             yield session
@@ -61,57 +80,105 @@ class Sessions:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that is committed, durably, when the body ends without an error."""
-        if self._read_only:
-            raise StorageFailed("the store is open for reading only", code="read_only")
         made = Session(self._writer, expire_on_commit=False)
-        with sql_failures(self.what), made as session, session.begin():
+        with self.guarded(), sql_failures(self.what), made as session, session.begin():
             yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """The same as ``reading`` without the ORM, for reading tables whole."""
+        self.check_process()
+        with sql_failures(self.what), self._reader.begin() as connection:
+            yield connection
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """A writing transaction without the ORM."""
-        with sql_failures(self.what), self._writer.begin() as connection:
+        with self.guarded(), sql_failures(self.what), self._writer.begin() as connection:
             yield connection
 
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """For whatever else writes to the store's disk: refused, and remembered, as for SQL."""
+        self.check_writable()
+        try:
+            yield
+        except StorageFailed as error:
+            if error.code == "io":
+                self._failed = error.message
+            raise
+
+    def check_writable(self) -> None:
+        """Raise StorageFailed, code ``read_only``, ``needs_recovery`` or ``forked``."""
+        self.check_process()
+        if self._read_only:
+            raise StorageFailed("the store is open for reading only", code="read_only")
+        if self._failed:
+            raise StorageFailed(
+                f"nothing more is written after a write that failed: {self._failed}",
+                code="needs_recovery",
+                hint="check the disk, open the store again and run `adb fsck`",
+            )
+
+    def check_process(self) -> None:
+        """Raise StorageFailed, code ``forked``, in a forked child: connections don't survive it."""
+        if os.getpid() != self._process:
+            raise StorageFailed(
+                "this store was opened before a fork; it can't be used in the child",
+                code="forked",
+                hint="open the store in the child, or start it with multiprocessing's 'spawn'",
+            )
+
+    def analyze(self) -> None:
+        """Renew the database's own figures, by which it chooses how to look things up."""
+        with self.migrating() as connection:
+            small = connection.dialect.name == "sqlite"
+            connection.exec_driver_sql("PRAGMA optimize=0x10002" if small else "ANALYZE")
+
+    def truncate_log(self, timeout_s: float = BUSY_S) -> None:
+        """Move everything from SQLite's log into its file and empty the log.
+
+        Raises:
+            Locked: if readers keep it from being emptied for longer than ``timeout_s``.
+        """
+        if not self.is_sqlite:
+            return
+        until = time.monotonic() + timeout_s
+        while self._statement("PRAGMA wal_checkpoint(TRUNCATE)"):
+            if time.monotonic() > until:
+                raise Locked(
+                    f"the log of {self.what} is in use for over {timeout_s:g} s",
+                    hint="wait for the other process, then run the command again",
+                )
+            time.sleep(0.05)
+
+    def vacuum(self) -> None:
+        """Write the database anew, without the space of what was removed."""
+        self._statement("VACUUM")
+        self.truncate_log()
+
+    def _statement(self, statement: str) -> int:
+        """Run a statement outside any transaction; the first number it returns."""
+        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT", bare=True)
+        with sql_failures(self.what), engine.connect() as connection:
+            found = connection.exec_driver_sql(statement)
+            row = found.first() if found.returns_rows else None
+            return int(row[0]) if row else 0
+
     def close(self) -> None:
-        """Close all connections."""
-        self._reader.dispose()
+        """Close all connections; in a forked child they are its parent's and are left alone."""
+        self._engine.dispose(close=os.getpid() == self._process)
+        self._drop_copy()
 
 
-def _sqlite_engine(path: Path, read_only: bool, create: bool) -> Engine:
-    query = _read_only_query(path) if read_only else "mode=rwc" if create else "mode=rw"
-    uri = f"file:{quote(str(path.resolve()))}?{query}"
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(
-            uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-        )
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, max_overflow=-1)
-
-    @event.listens_for(engine, "connect")
-    def set_pragmas(connection: sqlite3.Connection, record: Any) -> None:
-        modes = () if read_only else ("journal_mode=WAL", "synchronous=FULL")
-        for pragma in (*modes, *PRAGMAS):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
+def _with_options(engine: Engine, *, writes: bool) -> Engine:
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(writes=writes)
+    # a reader's one state; a writer's statements see what was committed before the lock was theirs
+    level = "READ COMMITTED" if writes else "REPEATABLE READ"
+    return engine.execution_options(isolation_level=level, postgresql_readonly=not writes)
 
 
-def _read_only_query(path: Path) -> str:
-    """How to open without writing: a WAL database needs its shm file, except when immutable."""
-    if os.access(path.parent, os.W_OK):
-        return "mode=ro"
-    log = path.with_name(path.name + "-wal")
-    if log.exists() and log.stat().st_size:
-        raise StorageFailed(
-            f"{path.parent} can't be written and {log.name} holds changes not yet in {path.name}",
-            code="read_only",
-            hint="copy the home to a folder that can be written and open the copy",
-        )
-    return "mode=ro&immutable=1"
+def _remove(copied: Path | None, process: int) -> None:
+    if copied is not None and os.getpid() == process:
+        shutil.rmtree(copied, ignore_errors=True)

@@ -11,7 +11,9 @@ SQL is the only truth: the index is derived, and every hit is joined back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -28,7 +30,9 @@ from adapterdb.store.filters import Where, as_filter
 from adapterdb.store.finder import Finder
 from adapterdb.store.folders import Folders
 from adapterdb.store.index import Index
+from adapterdb.store.locks import held
 from adapterdb.store.migrations import FORMAT, check_format
+from adapterdb.store.norms import Norms
 from adapterdb.store.outbox import Outbox
 from adapterdb.store.passages import Passages, Scope
 from adapterdb.store.rows import (
@@ -59,6 +63,14 @@ STEPS = (
     "index_built",
     "index_pointed",
     "outbox_cleared",
+    "rows_moved",
+    "purged",
+    "unlinked",
+    "collected",
+    "forget_marked",
+    "forget_purged",
+    "forget_indexed",
+    "forget_searched",
 )
 MAX_HITS = 10_000
 
@@ -87,8 +99,8 @@ class Store:
         self.home = folders.folder
         self.paths = folders
         self.read_only = read_only
-        self._sessions = sessions
-        self._on_step = on_step or (lambda step: None)
+        self.sessions = sessions
+        self.on_step = on_step or (lambda step: None)
         self.catalog = Catalog(sessions)
         found = self.catalog.info()
         self.info = StoreInfo.from_texts(found)
@@ -97,7 +109,7 @@ class Store:
         fields = {"layout": self.info.layout.fingerprint, "store": self.uuid}
         self.changes = Changes(sessions)
         self.claims = Claims(sessions, folders.writers)
-        self.weights = Weights(folders.weights, fields, self._on_step, self._claim)
+        self.weights = Weights(folders.weights, fields, self.on_step, self._claim)
         self.index = Index(folders.index, dimension)
         self.outbox = Outbox(sessions, dimension)
         self.applier = Applier(
@@ -106,9 +118,10 @@ class Store:
             folders.locks,
             dimension=dimension,
             read_only=read_only,
-            on_step=self._on_step,
+            on_step=self.on_step,
         )
         self.passage_queries = Passages(sessions, dimension)
+        self.norms = Norms(sessions)
         self._finder = Finder(self.passage_queries, self.index, self.applier, dimension)
 
     @classmethod
@@ -126,7 +139,7 @@ class Store:
                 raise Exists(f"there is a store in {folder} already")
             sessions = Sessions(folders.catalog, url=catalog_url, create=True)
             try:
-                folders.write_format(FORMAT, Catalog(sessions).found(info))
+                folders.write_format(FORMAT, Catalog(sessions).found(info), catalog_url)
             finally:
                 sessions.close()
         return cls.open(folder, catalog_url=catalog_url)
@@ -145,7 +158,8 @@ class Store:
         Args:
             folder: as given to ``create``.
             read_only: write nothing; works on a read-only file system.
-            catalog_url: SQLAlchemy URL; None means SQLite inside the folder.
+            catalog_url: SQLAlchemy URL; None means where it was made. The home does not remember a
+                password: it comes from here, PGPASSWORD or .pgpass.
             on_step: called with the name of each step of the commit order, see ``STEPS``.
 
         Raises:
@@ -156,6 +170,7 @@ class Store:
         folders = Folders(folder)
         number, uuid = folders.read_format()
         check_format(number, number)
+        catalog_url = catalog_url or folders.catalog_url()
         if catalog_url is None and not folders.catalog.exists():
             raise Corrupt(
                 f"{folders.catalog} is missing",
@@ -182,7 +197,7 @@ class Store:
         try:
             self.claims.release()
         finally:
-            self._sessions.close()
+            self.sessions.close()
 
     def __enter__(self) -> Self:
         return self
@@ -192,22 +207,28 @@ class Store:
 
     # writing
 
-    def write_rows(self, rows: Tensor) -> list[RowRef]:
-        """Write delta rows ``(n, P)`` of dtype ``info.dtype`` as one durable weight file.
+    def write_rows(self, rows: Tensor, *, factors: bool = False) -> list[RowRef]:
+        """Write delta rows ``(n, P)`` as one durable weight file.
+
+        Args:
+            rows: of dtype ``info.dtype``; of any float dtype if that is int8.
+            factors: they are LoRA factors, and their norm is that of the weight change they make.
 
         Raises:
             Corrupt: code ``non_finite``, or ``bad_size`` for another P or dtype.
             StorageFailed: code ``disk_full``, ``read_only`` or ``io``.
         """
-        self._check_writable()
-        want = f"torch.{self.info.dtype}", self.info.layout.size
-        if rows.dim() != 2 or (str(rows.dtype), rows.shape[1]) != want:
+        self.check_writable()
+        size = self.info.layout.size
+        if rows.dim() != 2 or rows.shape[1] != size:
             raise Corrupt(
-                f"delta rows are {rows.dtype} {tuple(rows.shape)};"
-                f" expected {want[0]} (n, {want[1]})",
-                code="bad_size",
+                f"delta rows are {tuple(rows.shape)}; expected (n, {size})", code="bad_size"
             )
-        return self.weights.write_rows(rows)
+        refs = self.weights.write_rows(rows, self.info.dtype)
+        if not factors:
+            return refs
+        norms = self.info.layout.change_norms(rows.detach().cpu()).tolist()
+        return [replace(ref, norm=norm) for ref, norm in zip(refs, norms, strict=True)]
 
     def commit(self, documents: Sequence[NewDocument]) -> list[StoredDocument]:
         """Make documents exist, all in one transaction; on return they are acknowledged.
@@ -218,16 +239,16 @@ class Store:
             Corrupt: code ``lost_file`` if a weight file is not there; nothing is committed.
             StorageFailed: nothing is committed.
         """
-        self._check_writable()
+        self.check_writable()
         for document in documents:
             check_new(document, self.info)
-        with self._sessions.writing() as session:
+        with self.sessions.writing() as session:
             names = {entry.row.file for document in documents for entry in document.passages}
             files = {name: self.weights.shape(name) for name in names}
             stored = self.catalog.commit(session, documents, files, self.info)
             self.claims.settle(session, names)
-            self._on_step("before_commit")
-        self._on_step("committed")
+            self.on_step("before_commit")
+        self.on_step("committed")
         return stored
 
     def apply_outbox(self, namespace: str | None = None, *, timeout_s: float = 30.0) -> int:
@@ -266,9 +287,9 @@ class Store:
             raise InvalidInput("nothing says what to delete: give names or a filter")
         if dry_run:
             return self.catalog.count_chosen(namespace, names, as_filter(where))
-        self._check_writable()
+        self.check_writable()
         count = self.catalog.delete(namespace, names, as_filter(where))
-        self._on_step("committed")
+        self.on_step("committed")
         return count
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> str:
@@ -277,9 +298,9 @@ class Store:
         Returns:
             The sha256 of the file, to serve as its fingerprint.
         """
-        self._check_writable()
+        self.check_writable()
         file = self.weights.write_tensors(tensors)
-        with self._sessions.writing() as session:
+        with self.sessions.writing() as session:
             self.catalog.remember(session, {f"tensors:{name}": file})
             self.claims.settle(session, {file})
         return file
@@ -296,17 +317,19 @@ class Store:
     def read_row(self, row: RowRef) -> Tensor:
         """A delta row as a fresh tensor ``(P,)`` in its stored dtype.
 
+        A row that another process has moved to a new file meanwhile is read there.
+
         Raises:
             Corrupt: code ``lost_file``, ``bad_size``, ``sha_mismatch`` or ``non_finite``.
         """
-        return self.weights.read_row(row)
+        return self._read(row, None)
 
     def read_into(self, row: RowRef, slot: Tensor) -> None:
         """Read a delta row into ``slot (P,)`` of the stored dtype, on any device."""
         if slot.device.type == "cpu":
-            self.weights.read_row(row, slot)
+            self._read(row, slot)
         else:
-            slot.copy_(self.weights.read_row(row))
+            slot.copy_(self._read(row, None))
 
     def rows_of(self, delta_ids: Sequence[str]) -> list[RowRef]:
         """Where the rows of deltas of active documents lie, in the order asked; NotFound."""
@@ -376,9 +399,9 @@ class Store:
             NotFound: if that version is not stored.
         """
         check_int("version", version, 1, 2**31 - 1)
-        self._check_writable()
+        self.check_writable()
         stored = self.catalog.rollback(namespace, name, version)
-        self._on_step("committed")
+        self.on_step("committed")
         return stored
 
     # listing
@@ -449,10 +472,27 @@ class Store:
             index_bytes=index_bytes,
         )
 
+    def _read(self, row: RowRef, out: Tensor | None) -> Tensor:
+        try:
+            return self.weights.read_row(row, out)
+        except Corrupt as error:
+            moved = self.catalog.moved(row) if error.code == "lost_file" else None
+            if moved is None:
+                raise
+        return self.weights.read_row(moved, out)
+
     def _claim(self, file: str) -> None:
         self.claims.claim(file)
-        self._on_step("claimed")
+        self.on_step("claimed")
 
-    def _check_writable(self) -> None:
+    @contextmanager
+    def housekeeping(self, timeout_s: float) -> Iterator[None]:
+        """Hold the home for work that moves or removes files; one at a time, beside all others."""
+        busy = f"another process collects, forgets or backs up in {self.home}"
+        with held(self.paths.locks / "housekeeping.lock", busy, timeout_s):
+            yield
+
+    def check_writable(self) -> None:
+        """StorageFailed (code ``read_only``) if the store is open for reading only."""
         if self.read_only:
             raise StorageFailed("the store is open for reading only", code="read_only")

@@ -37,7 +37,7 @@ from adapterdb.store.tables import (
     OutboxTable,
     PassageTable,
 )
-from adapterdb.store.weights import ITEM_BYTES
+from adapterdb.store.encoding import stored_bytes
 
 T = TypeVar("T", DocumentTable, PassageTable, DeltaTable)
 
@@ -64,7 +64,7 @@ def check_new(new: NewDocument, info: StoreInfo) -> None:
     check_namespace(new.namespace)
     if not new.passages:
         raise InvalidInput(f"document {new.document.name!r} has no passages")
-    size = info.layout.size * ITEM_BYTES[info.dtype]
+    size = stored_bytes(info.dtype, info.layout.size)
     for entry in new.passages:
         vector, row = entry.vector, entry.row
         where = f"passage {entry.passage.ordinal} of document {new.document.name!r}"

@@ -1,6 +1,7 @@
 """Delta rows on disk: immutable files, one for each ingest batch, read one row at a time.
 
-    weights/ab/<sha256 of the file>.safetensors      one tensor ``rows (n, P)``, and header fields
+    weights/ab/<sha256 of the file>.safetensors      one tensor ``rows (n, P)``, and header fields;
+                                                     for int8 the bytes of ``encoding`` instead
     weights/staging/                                 files not yet whole
 
 A file exists under its final name only when it is whole and synced. What is in it is named by the
@@ -16,35 +17,31 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from adapterdb.config import DeltaDtype
-from adapterdb.errors import Corrupt
+from adapterdb.errors import Corrupt, InvalidInput
+from adapterdb.store.encoding import (
+    ITEM_BYTES,
+    dequantize,
+    numbers_in,
+    quantize,
+    read_dtype,
+)
 from adapterdb.store.failures import storage_failures
+from adapterdb.store.headers import FileShape, lost_file, read_shape
 from adapterdb.store.rows import RowRef
 
 if TYPE_CHECKING:  # torch takes seconds to import, and listing documents needs none
-    import torch
     from torch import Tensor
 
-OPEN_FILES = 64
-MAX_HEADER_BYTES = 2**20
-CODES: dict[DeltaDtype, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-ITEM_BYTES: dict[DeltaDtype, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
-
-
-class FileShape(NamedTuple):
-    """What a row file says of itself: bytes in all, rows, numbers in a row, header fields."""
-
-    size_bytes: int
-    rows: int
-    width: int
-    data_offset: int
-    fields: Mapping[str, str]
+OPEN_FILES = 256  # a batch of an ingest each; processes may have 1,024 as a rule
+MAX_OFFSET = 2**40
 
 
 class Weights:
@@ -68,47 +65,70 @@ class Weights:
         self._on_step = on_step
         self._claim = claim
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
-        self._verified: set[tuple[str, int]] = set()
+        self._verified: dict[str, dict[int, str]] = {}  # file to offset to sha256
         self._lock = threading.Lock()
 
     def path(self, name: str) -> Path:
         """Where the file called ``name`` lies."""
         return self.folder / name[:2] / f"{name}.safetensors"
 
-    def write_rows(self, rows: Tensor) -> list[RowRef]:
-        """Write rows ``(n, P)``, bf16, fp16 or fp32, as one durable file.
+    def write_rows(self, rows: Tensor, dtype: DeltaDtype | None = None) -> list[RowRef]:
+        """Write rows ``(n, P)`` as one durable file.
+
+        A row of zeros is allowed and has norm 0.
+
+        Args:
+            rows: bf16, fp16 or fp32; for int8 any float dtype.
+            dtype: as which they are stored; None means their own.
 
         Raises:
             Corrupt: code ``non_finite`` or ``bad_size``; nothing is written.
-            StorageFailed: the file system refused; nothing is left under the final name.
+            StorageFailed: the file system refused. A file left under the final name is whole, but
+                perhaps not durable, and named by nothing.
+        """
+        rows = rows.detach().cpu()
+        if dtype == "int8" and rows.is_floating_point():
+            rows = rows.float()
+        elif str(rows.dtype) not in {f"torch.{name}" for name in ITEM_BYTES} or (
+            dtype is not None and rows.dtype != read_dtype(dtype)
+        ):
+            allowed = dtype or ", ".join(ITEM_BYTES)
+            raise Corrupt(f"delta rows are {rows.dtype}; allowed are {allowed}", code="bad_size")
+        if rows.dim() != 2 or not rows.shape[0] or not rows.shape[1]:
+            raise Corrupt(f"delta rows have shape {tuple(rows.shape)}, not (n, P)", code="bad_size")
+        norms = [float(row.float().norm()) for row in rows]
+        bad = next((i for i, norm in enumerate(norms) if not math.isfinite(norm)), None)
+        if bad is not None:  # one number that is not finite makes the norm so too
+            raise Corrupt(
+                f"delta row {bad} holds NaN or infinity, or its norm is infinite", code="non_finite"
+            )
+        stored = quantize(rows) if dtype == "int8" else rows.contiguous()
+        return self._write_stored(stored, norms)
+
+    def copy_rows(self, refs: Sequence[RowRef]) -> list[RowRef]:
+        """Write the stored bytes of rows, bit for bit, into one durable file of their own.
+
+        The rows may lie in several files, but share dtype and size. All rows of one file in their
+        order are that file: the same name comes back.
+
+        Raises:
+            Corrupt: a row is not what was written (codes of ``read_row``); nothing is written.
+            StorageFailed: as for ``write_rows``.
         """
         import torch
 
-        rows = rows.detach().cpu().contiguous()
-        dtype = _dtype_name(rows.dtype)
-        if rows.dim() != 2 or not rows.shape[0] or not rows.shape[1]:
-            raise Corrupt(f"delta rows have shape {tuple(rows.shape)}, not (n, P)", code="bad_size")
-        finite = torch.isfinite(rows).all(dim=1)
-        if not finite.all():
-            bad = int((~finite).nonzero()[0])
-            raise Corrupt(f"delta row {bad} holds NaN or infinity", code="non_finite")
-        name, data_offset = self._write({"rows": rows}, self.fields)
-        width = rows.shape[1] * ITEM_BYTES[dtype]
-        norms = rows.float().norm(dim=1).tolist()
-        return [
-            RowRef(
-                file=name,
-                offset=data_offset + i * width,
-                size_bytes=width,
-                dtype=dtype,
-                sha256=hashlib.sha256(_bytes_of(rows[i])).hexdigest(),
-                norm=norms[i],
-            )
-            for i in range(rows.shape[0])
-        ]
+        first = refs[0]
+        if {(ref.dtype, ref.size_bytes) for ref in refs} != {(first.dtype, first.size_bytes)}:
+            raise InvalidInput("rows of several dtypes or sizes can't be copied into one file")
+        stored = torch.empty(len(refs), first.size_bytes, dtype=torch.uint8)
+        for ref, buffer in zip(refs, stored, strict=True):
+            self._fill(ref, _bytes_of(buffer))
+            _check_sha(ref, _bytes_of(buffer))
+        whole = stored if first.dtype == "int8" else stored.view(read_dtype(first.dtype))
+        return self._write_stored(whole, [ref.norm for ref in refs])
 
     def read_row(self, ref: RowRef, out: Tensor | None = None) -> Tensor:
-        """The row ``(P,)`` in its stored dtype, checked when first read.
+        """The row ``(P,)`` in ``encoding.read_dtype`` of its dtype, checked when first read.
 
         Args:
             ref: where it lies.
@@ -120,53 +140,37 @@ class Weights:
         """
         import torch
 
-        size = ref.size_bytes // ITEM_BYTES[ref.dtype]
-        row = torch.empty(size, dtype=getattr(torch, ref.dtype)) if out is None else out
-        assert row.shape == (size,), "the slot has another size than the row"
-        buffer = _bytes_of(row)
-        file = self._open(ref.file)
-        with storage_failures(f"weight file {ref.file}"):
-            count = os.preadv(file.descriptor, [buffer], ref.offset)
-        if count != ref.size_bytes:
+        size, dtype = numbers_in(ref.dtype, ref.size_bytes), read_dtype(ref.dtype)
+        row = torch.empty(size, dtype=dtype) if out is None else out
+        assert row.dtype == dtype, "the slot has another dtype than rows are read in"
+        if row.shape != (size,):
             raise Corrupt(
-                f"weight file {ref.file} is too short: {count} bytes at {ref.offset},"
-                f" {ref.size_bytes} expected",
+                f"the row at {ref.offset} of weight file {ref.file} has {size} numbers,"
+                f" {tuple(row.shape)} expected",
                 code="bad_size",
             )
-        if (ref.file, ref.offset) not in self._verified:
-            _verify(ref, row, buffer)
-            self._verified.add((ref.file, ref.offset))
+        packed = ref.dtype == "int8"
+        stored = torch.empty(ref.size_bytes, dtype=torch.uint8) if packed else row
+        buffer = _bytes_of(stored)
+        self._fill(ref, buffer)
+        known = self._verified.get(ref.file, {}).get(ref.offset) == ref.sha256
+        if not known:
+            _check_sha(ref, buffer)
+        if packed:
+            dequantize(stored, row)
+        if not known:
+            _check_finite(ref, row)
+            self._verified.setdefault(ref.file, {})[ref.offset] = ref.sha256
         return row
 
     def verify_row(self, ref: RowRef) -> None:
         """Check a row against what is on disk now, even if it was read before; Corrupt."""
-        self._verified.discard((ref.file, ref.offset))
-        with self._lock:
-            self._files.pop(ref.file, None)
+        self._let_go(ref.file)
         self.read_row(ref)
 
     def shape(self, name: str) -> FileShape:
         """What the row file under ``name`` says of itself; Corrupt if it is lost or not whole."""
-        try:
-            with storage_failures(f"weight file {name}"), self.path(name).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                head = int.from_bytes(file.read(8), "little")
-                # a bloated header is refused before it is read
-                text = file.read(head) if 0 < head <= MAX_HEADER_BYTES else b""
-        except FileNotFoundError as error:
-            raise _lost(name) from error
-        try:
-            header = json.loads(text)
-            rows, width = header["rows"]["shape"]
-            first, last = header["rows"]["data_offsets"]
-            fields = dict(json.loads(header["__metadata__"]["adapterdb"]))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise Corrupt(f"weight file {name} has no readable header", code="bad_size") from error
-        if first != 0 or 8 + head + last != size:
-            raise Corrupt(
-                f"weight file {name} has {size} bytes, {8 + head + last} expected", code="bad_size"
-            )
-        return FileShape(size, int(rows), int(width), 8 + head, fields)
+        return read_shape(self.path(name))
 
     def write_tensors(self, tensors: Mapping[str, Tensor]) -> str:
         """Write named tensors as one durable file and return its name, the sha256 of its bytes."""
@@ -181,7 +185,7 @@ class Weights:
             with storage_failures(f"weight file {name}"):
                 data = self.path(name).read_bytes()
         except FileNotFoundError as error:
-            raise _lost(name) from error
+            raise lost_file(name) from error
         if hashlib.sha256(data).hexdigest() != name:
             raise Corrupt(f"weight file {name} does not match its sha256", code="sha_mismatch")
         return dict(load(data))
@@ -192,7 +196,7 @@ class Weights:
             with storage_failures(f"weight file {name}"), self.path(name).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError as error:
-            raise _lost(name) from error
+            raise lost_file(name) from error
 
     def names(self) -> set[str]:
         """The names of all files that are there."""
@@ -202,10 +206,76 @@ class Weights:
         """Files that were begun and not finished, by a crash or by a process at work now."""
         return sorted((self.folder / "staging").glob("*"))
 
+    def remove(self, name: str) -> int:
+        """Remove a file for good; its bytes, or 0 if it was gone. May be repeated after a crash.
+
+        Raises:
+            StorageFailed: it may still be there after a power cut.
+        """
+        path = self.path(name)
+        self._let_go(name)
+        with storage_failures(f"weight file {name}"):
+            size_bytes = 0
+            with suppress(FileNotFoundError):
+                size_bytes = path.stat().st_size
+                path.unlink()
+            if path.parent.is_dir():
+                sync_folder(path.parent)
+        return size_bytes
+
+    def let_go_of_removed(self) -> None:
+        """Close files that another process removed: what is open keeps its bytes on the disk."""
+        with self._lock:
+            for name in [name for name, file in self._files.items() if file.removed]:
+                del self._files[name]
+                self._verified.pop(name, None)
+
     def close(self) -> None:
         """Let go of all open files."""
         with self._lock:
             self._files.clear()
+
+    def _let_go(self, name: str) -> None:
+        """Close a file and forget what was checked of it."""
+        with self._lock:
+            self._files.pop(name, None)
+            self._verified.pop(name, None)
+
+    def _fill(self, ref: RowRef, buffer: memoryview) -> None:
+        """Read the stored bytes of a row into ``buffer``, unchecked, in one call."""
+        file, count = self._open(ref.file), 0
+        if 0 <= ref.offset < MAX_OFFSET:
+            with storage_failures(f"weight file {ref.file}"):
+                count = os.preadv(file.descriptor, [buffer], ref.offset)
+        if count != ref.size_bytes:
+            raise Corrupt(
+                f"weight file {ref.file} is too short: {count} bytes at {ref.offset},"
+                f" {ref.size_bytes} expected",
+                code="bad_size",
+            )
+
+    def _write_stored(self, stored: Tensor, norms: Sequence[float]) -> list[RowRef]:
+        """One durable file of rows in their stored form: float ``(n, P)``, or the bytes of int8."""
+        import torch
+
+        dtype: DeltaDtype = "int8"
+        if stored.dtype != torch.uint8:
+            dtype = next(name for name in ITEM_BYTES if read_dtype(name) == stored.dtype)
+        with ThreadPoolExecutor(1) as other:  # rows are hashed while the file is written
+            hashes = other.submit(lambda: [hashlib.sha256(_bytes_of(row)) for row in stored])
+            name, data_offset = self._write({"rows": stored}, self.fields)
+        width = stored.shape[1] * stored.element_size()
+        return [
+            RowRef(
+                file=name,
+                offset=data_offset + i * width,
+                size_bytes=width,
+                dtype=dtype,
+                sha256=sha256.hexdigest(),
+                norm=norm,
+            )
+            for i, (sha256, norm) in enumerate(zip(hashes.result(), norms, strict=True))
+        ]
 
     def _write(self, tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> tuple[str, int]:
         """Name of the durable file with ``tensors``, and where its data begin."""
@@ -244,14 +314,17 @@ class Weights:
         """The open file ``name``, kept for the next time."""
         with self._lock:
             file = self._files.get(name)
-            if file is not None:
+            if file is not None and not file.removed:
                 self._files.move_to_end(name)
                 return file
+            if file is not None:  # removed, or replaced by an equal one, in another process
+                del self._files[name]
+                self._verified.pop(name, None)
             try:
                 with storage_failures(f"weight file {name}"):
                     file = _OpenFile(os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC))
             except FileNotFoundError as error:
-                raise _lost(name) from error
+                raise lost_file(name) from error
             self._files[name] = file
             while len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
@@ -266,6 +339,11 @@ class _OpenFile:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
+    @property
+    def removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return not os.fstat(self.descriptor).st_nlink
+
     def __del__(self) -> None:
         os.close(self.descriptor)
 
@@ -279,29 +357,25 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _verify(ref: RowRef, row: Tensor, buffer: memoryview) -> None:
-    """Corrupt unless the row is the one that was written and finite."""
-    import torch
-
+def _check_sha(ref: RowRef, buffer: memoryview) -> None:
+    """Corrupt unless the bytes of the row are those that were written."""
     if hashlib.sha256(buffer).hexdigest() != ref.sha256:
         raise Corrupt(
             f"the row at {ref.offset} of weight file {ref.file} does not match its sha256",
             code="sha_mismatch",
             hint="ingest the document again, or restore the file from a backup",
         )
+
+
+def _check_finite(ref: RowRef, row: Tensor) -> None:
+    """Corrupt unless the row can be used."""
+    import torch
+
     if not math.isfinite(ref.norm) or not bool(torch.isfinite(row).all()):
         raise Corrupt(
             f"the row at {ref.offset} of weight file {ref.file} holds NaN or infinity",
             code="non_finite",
         )
-
-
-def _lost(name: str) -> Corrupt:
-    return Corrupt(
-        f"weight file {name} is missing",
-        code="lost_file",
-        hint="ingest its documents again, or restore the file from a backup",
-    )
 
 
 def _bytes_of(row: Tensor) -> memoryview:
@@ -310,10 +384,3 @@ def _bytes_of(row: Tensor) -> memoryview:
 
     array: Any = row.view(torch.uint8).numpy()
     return memoryview(array)
-
-
-def _dtype_name(dtype: torch.dtype) -> DeltaDtype:
-    for name in CODES:
-        if str(dtype) == f"torch.{name}":
-            return name
-    raise Corrupt(f"delta rows are {dtype}; allowed are {', '.join(CODES)}", code="bad_size")

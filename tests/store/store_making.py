@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from adapterdb.layout import DeltaLayout, Site
 from adapterdb.records import Document, Metadata, Passage, StoredDocument
-from adapterdb.store import NewDocument, NewPassage, Store, StoreInfo
+from adapterdb.store import NewDocument, NewPassage, RowRef, Store, StoreInfo
 
 LAYOUT = DeltaLayout(2, 4.0, (Site("layers.0.up", 20, 12, 0),))
 P, D = LAYOUT.size, 8
@@ -58,6 +59,12 @@ def new(
     document = Document(name, whole, title=name.title(), source="", metadata=metadata or {})
     sha = hashlib.sha256(whole.encode()).hexdigest()
     return NewDocument(namespace, document, sha, key, tuple(passages))
+
+
+def on_rows(document: NewDocument, *refs: RowRef) -> NewDocument:
+    """The same document with its deltas in rows that are there already."""
+    entries = [replace(entry, row=ref) for entry, ref in zip(document.passages, refs, strict=True)]
+    return replace(document, passages=tuple(entries))
 
 
 def add(

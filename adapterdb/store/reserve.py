@@ -1,0 +1,50 @@
+"""Space kept aside in a home, so that deleting works on a full disk.
+
+Deleting writes before it frees anything. When it finds the disk full, the reserve is given up, the
+deletion done, and the reserve made again as soon as there is room.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+SIZE_BYTES = 8 * 2**20
+
+
+class Reserve:
+    """The file ``path`` of ``SIZE_BYTES``, allocated when there is room."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes kept aside now."""
+        try:
+            return self.path.stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def fill(self) -> bool:
+        """Set the space aside, if it is not; whether it is there now."""
+        if self.held_bytes >= SIZE_BYTES:
+            return True
+        with suppress(OSError):  # no room for it, or a folder that can't be written: later, then
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                os.posix_fallocate(descriptor, 0, SIZE_BYTES)
+                return True
+            except OSError:
+                os.ftruncate(descriptor, 0)  # what was found must not stay taken
+            finally:
+                os.close(descriptor)
+        return False
+
+    def give_up(self) -> bool:
+        """Free the space; whether there was any."""
+        freed = self.held_bytes > 0
+        with suppress(FileNotFoundError):
+            os.truncate(self.path, 0)
+        return freed
