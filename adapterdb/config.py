@@ -43,16 +43,16 @@ class SearchConfig:
     k: int | None = None
     min_similarity: float = 0.2
     temperature: float = 0.05  # with mini, 0.03 to 0.1 did best for k = 2 and 3 on "tune" questions
-    # of mini's gradients one in a hundred is over 1.25, of rg's LoRA none; a poisoned delta among
-    # four others then has a share of 0.58 at most, where an honest one has 0.45
-    norm_cap: float = 1.25
+    # one in twenty of mini's gradients is over it, none of rg's LoRA; one poisoned delta of five
+    # then has a share of the merged change of at most 0.6 where an honest one has 0.45
+    norm_cap: float = 1.15
 
     def __post_init__(self) -> None:
         if self.k is not None:
             check_int("k", self.k, 1, 100)
         check_number("min_similarity", self.min_similarity, -1.0, 1.0)
         check_number("temperature", self.temperature, 1e-4, 100.0)
-        if self.norm_cap:
+        if self.norm_cap != 0:
             check_number("norm_cap", self.norm_cap, 1.0, 1e6)
 
 

@@ -16,6 +16,7 @@ from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.home import Home, LoadOptions
 from adapterdb.records import (
     Answer,
+    Change,
     Composition,
     Delta,
     Document,
@@ -39,7 +40,11 @@ if TYPE_CHECKING:
 
     from adapterdb.engine.plan import AskOptions
     from adapterdb.ingest.pipeline import Item
+    from adapterdb.store.applier import Optimized
+    from adapterdb.store.backup import CopyReport
     from adapterdb.store.check import Finding
+    from adapterdb.store.forget import Receipt
+    from adapterdb.store.gc import Collected
     from adapterdb.store.rows import StoreStats
 
 Sources = str | Path | Document | Sequence["str | Path | Document"]
@@ -225,8 +230,9 @@ class AdapterDB:
         namespace: str = "default",
         where: str | None = None,
         kind: SearchKind = "hybrid",
+        as_of: int | str | None = None,
     ) -> list[Hit]:
-        """The passages that fit a question best, see ``engine.search``."""
+        """The passages that fit a question best, see ``engine.search``; ``as_of`` as in ``ask``."""
         from adapterdb.engine.search import search
 
         found = search(
@@ -237,6 +243,7 @@ class AdapterDB:
             namespace=namespace,
             where=where,
             kind=kind,
+            as_of=self._moment(as_of),
         )
         return [entry.hit for entry in found]
 
@@ -253,6 +260,7 @@ class AdapterDB:
         compose: Composition = "cat",
         namespace: str = "default",
         where: str | None = None,
+        as_of: int | str | None = None,
         min_similarity: float | None = None,
         mixture: Mixture | Mapping[str, float] | None = None,
         generation: Generation | None = None,
@@ -265,6 +273,8 @@ class AdapterDB:
             k: hits used; None takes the home's setting, or what the base model reads best.
             compose: ``cat``, ``mean`` or ``single``.
             namespace, where: what is searched.
+            as_of: answer from what was stored then: a change number (see ``history``), or a date or
+                time in ISO form. Documents deleted since are not found.
             min_similarity: hits under this cosine are not used; None takes the home's setting.
             mixture: deltas to act instead of searched ones: a Mixture, or id or name to weight.
             generation: decoding options.
@@ -276,7 +286,7 @@ class AdapterDB:
             InvalidInput: for a question or option that isn't allowed; the message names it.
         """
         options = self._options(
-            mode=mode, k=k, composition=compose, namespace=namespace, where=where,
+            mode=mode, k=k, composition=compose, namespace=namespace, where=where, as_of=as_of,
             min_similarity=min_similarity, mixture=mixture, generation=generation,
         )  # fmt: skip
         return self._home.answerer.ask_many(questions, options)
@@ -352,6 +362,41 @@ class AdapterDB:
             self._home.store.apply_outbox(namespace)
         return count
 
+    def history(self, name: str, *, namespace: str = "default") -> Sequence[Change]:
+        """What happened to a document, latest first; NotFound if nothing is known of it."""
+        return self._home.store.history(check_namespace(namespace), name)
+
+    def rollback(self, name: str, version: int, *, namespace: str = "default") -> StoredDocument:
+        """Make an earlier version the active one again, as a new version; undoes a delete, too.
+
+        Raises:
+            NotFound: if that version is not stored.
+        """
+        stored = self._home.store.rollback(check_namespace(namespace), name, version)
+        self._home.store.apply_outbox(namespace)
+        return stored
+
+    def forget(
+        self,
+        names: str | Iterable[str] | None = None,
+        *,
+        where: str | None = None,
+        namespace: str = "default",
+        dry_run: bool = False,
+    ) -> Receipt:
+        """Erase documents from every file of the home, see ``store.forget``.
+
+        Returns:
+            A receipt that says what was erased, what was searched, and what can't be reached.
+        """
+        from adapterdb.store.forget import forget
+
+        wanted = [names] if isinstance(names, str) else names
+        receipt = forget(self._home.store, namespace, wanted, where=where, dry_run=dry_run)
+        if not dry_run:
+            self._home.drop_resident()
+        return receipt
+
     def export(
         self, names: str | Iterable[str], folder: str | Path, *, namespace: str = "default"
     ) -> list[Path]:
@@ -386,6 +431,36 @@ class AdapterDB:
 
         return check(self._home.store)
 
+    # --- housekeeping
+
+    def gc(self, *, grace_h: float = 24.0, dry_run: bool = False) -> Collected:
+        """Remove what ``config.retention`` no longer keeps and what nothing names, see ``store.gc``."""
+        from adapterdb.store.gc import collect
+
+        keep = self.config.retention
+        return collect(self._home.store, keep, grace_h=grace_h, dry_run=dry_run)
+
+    def backup(self, folder: str | Path) -> CopyReport:
+        """Copy the home, as it is at one moment, into a new folder, see ``store.backup``."""
+        from adapterdb.store.backup import backup
+
+        return backup(self._home.store, Path(folder))
+
+    @classmethod
+    def restore(
+        cls, backup: str | Path, path: str | Path, *, catalog: str | None = None
+    ) -> CopyReport:
+        """Make the new home ``path`` from a backup, see ``store.backup``; ``open`` opens it."""
+        from adapterdb.store.backup import restore
+
+        return restore(Path(backup), Path(path), catalog_url=catalog)
+
+    def optimize(self, *, namespace: str | None = None) -> Sequence[Optimized]:
+        """Tidy the index and hold it against the catalog, see ``store.optimize``."""
+        from adapterdb.store.optimize import optimize
+
+        return optimize(self._home.store, namespace)
+
     # --- reading what was given
 
     def _items(self, sources: Sources, glob: str | None, stdin: IO[bytes] | None) -> Iterator[Item]:
@@ -403,9 +478,13 @@ class AdapterDB:
         from adapterdb.engine.plan import AskOptions
 
         given["generation"] = given.get("generation") or Generation()
+        given["as_of"] = self._moment(given.get("as_of"))
         if given.get("mixture") is not None:
             given["mixture"] = self._mixture(given["mixture"], given.get("namespace", "default"))
         return AskOptions(**given)
+
+    def _moment(self, as_of: int | str | None) -> int | None:
+        return None if as_of is None else self._home.store.moment(as_of)
 
     def _mixture(self, mixture: Mixture | Mapping[str, float], namespace: str) -> Mixture:
         if isinstance(mixture, Mixture):
@@ -433,8 +512,12 @@ class AdapterDB:
         where: str | None = None,
         limit: int = 100,
         offset: int = 0,
+        as_of: int | str | None = None,
     ) -> list[StoredDocument]:
-        """Active documents by namespace and name; of every namespace if None."""
+        """Documents by namespace and name; of every namespace if None; ``as_of`` as in ``ask``."""
         check_int("limit", limit, 1, 10**6)
         check_int("offset", offset, 0, 10**12)
-        return self._home.store.documents(namespace, where=where, limit=limit, offset=offset)
+        when = self._moment(as_of)
+        return self._home.store.documents(
+            namespace, where=where, limit=limit, offset=offset, as_of=when
+        )

@@ -12,6 +12,7 @@ import torch
 from adapterdb.errors import Mismatch
 from adapterdb.peft_format import write_peft
 from adapterdb.records import Delta, Document, Passage
+from adapterdb.store.encoding import read_dtype
 from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
 from adapterdb.training.start import Start
@@ -42,10 +43,10 @@ def put_row(
             f"the row is {tuple(row.shape)}, this home's layout has ({size},)",
             code="layout_mismatch",
         )
-    row = row.to(getattr(torch, store.info.dtype))
+    row = row.to(read_dtype(store.info.dtype))
     if not torch.isfinite(row).all():
         raise Mismatch(f"the row holds NaN or infinity as {store.info.dtype}", code="non_finite")
-    (ref,) = store.write_rows(row[None])
+    (ref,) = store.write_rows(row[None], factors=True)
     text_sha = hashlib.sha256(document.text.encode()).hexdigest()
     tokens = len(base.encoder.text(document.text))
     passage = NewPassage(

@@ -174,9 +174,8 @@ class Home:
     @_loaded_once
     def runtime(self) -> Runtime:
         """The base model with its slot pool."""
-        import torch
-
         from adapterdb.engine.runtime import Runtime
+        from adapterdb.store.encoding import read_dtype
 
         store = self.store
         return Runtime(
@@ -184,9 +183,15 @@ class Home:
             self.layout,
             self.start,
             slots=self.options.slots,
-            dtype=getattr(torch, store.info.dtype),
+            dtype=read_dtype(store.info.dtype),
             load=store.read_into,
         )
+
+    def drop_resident(self) -> None:
+        """Let no delta stay in memory."""
+        if "runtime" in self.__dict__:
+            with self.runtime.lock:
+                self.runtime.pool.forget(self.runtime.pool.resident_ids)
 
     @property
     def answerer(self) -> Answerer:

@@ -211,6 +211,19 @@ class DeltaLayout:
         """``(A, transposed B)`` of every site, in order, without a copy."""
         return [(self.a(rows, i), self.b(rows, i)) for i in range(len(self.sites))]
 
+    def change_norms(self, rows: Tensor) -> Tensor:
+        """How strongly factors act: the norm of the weight change of each of ``rows (n, P)``.
+
+        Semantics: sqrt of the sum over sites of ``(scale * B @ A).square().sum()``, without making
+        B A: that sum is the one over the R x R products ``(A A^T) * (B^T B)``.
+
+        Returns:
+            ``(n,)`` float64.
+        """
+        sites = ((a.double(), b.double()) for a, b in self.views(rows))
+        squares = [((a @ a.mT) * (b @ b.mT)).sum((-2, -1)) for a, b in sites]
+        return self.scale * sum(squares[1:], squares[0]).clamp(min=0).sqrt()
+
     def pack(self, factors: Mapping[str, tuple[Tensor, Tensor]], row: Tensor) -> Tensor:
         """Write factors into ``row`` in place and return it.
 

@@ -1,39 +1,34 @@
 """Delta rows in and out of PEFT folders (``adapter_config.json``, ``adapter_model.safetensors``).
 
-What is read is checked against the layout: only plain LoRA of the layout's own modules, rank and
-scale; anything else is refused by name. Nothing in a config is followed: no base is loaded from it.
+A folder comes from a stranger. What is read is checked against the layout: only plain LoRA of the
+layout's own modules, rank and scale, whole, as peft would load it; anything else is refused by
+name. Each file is read once, as bytes, its size bounded by the layout; the header is checked here
+before the library sees it, which by itself takes any number of tensors, names twice, and a header
+of 100 MB. Links are followed: the cache of the Hub is made of them.
 """
 
 from __future__ import annotations
 
 import json
-import math
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from adapterdb.errors import Exists, InvalidInput, Mismatch, NotFound
 from adapterdb.layout import DeltaLayout
+from adapterdb.peft_config import MAX_CONFIG_BYTES, PeftConfig, once, parse_peft_config
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-MAX_CONFIG_BYTES = 2**20
+MAX_HEADER_BYTES = 2**20
+DTYPES = ("F32", "BF16", "F16")
 _PREFIX = "base_model.model."
-# options of peft's LoraConfig under which B A x is no longer what the factors mean
-_UNSUPPORTED = (
-    "use_dora",
-    "use_rslora",
-    "alora_invocation_tokens",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "trainable_token_indices",
-    "lora_bias",
-)
 
 
 def write_peft(
@@ -91,71 +86,112 @@ def read_peft(folder: Path, layout: DeltaLayout) -> Tensor:
 
     Raises:
         NotFound: if there is no such folder or file in it.
+        InvalidInput: if the config is no JSON, or a file can't be read.
         Mismatch: code ``not_lora`` for another kind of adapter, ``layout_mismatch`` for modules,
             shapes or a rank the layout has no room for, ``non_finite`` for NaN or infinity.
     """
-    config = _read_config(folder)
-    rank, alpha = config["r"], config["lora_alpha"]
-    if rank > layout.rank:
+    config = parse_peft_config(
+        _read(folder, CONFIG_FILE, MAX_CONFIG_BYTES), str(folder / CONFIG_FILE)
+    )
+    if config.rank > layout.rank:
         raise Mismatch(
-            f"{str(folder)!r} has rank {rank}; this home's layout has {layout.rank}",
+            f"{str(folder)!r} has rank {config.rank}; this home's layout has {layout.rank}",
             code="layout_mismatch",
             hint="make a home with a higher --rank, or reduce the adapter's rank",
         )
-    try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise Mismatch(f"{WEIGHTS_FILE} can't be read: {error}", code="not_lora") from error
-    gain = alpha / rank / layout.scale
-    names = {site.name: i for i, site in enumerate(layout.sites)}
+    most = 8 + MAX_HEADER_BYTES + 4 * layout.size
+    tensors = _tensors(_read(folder, WEIGHTS_FILE, most), config, layout)
+    gain = config.alpha / config.rank / layout.scale
     row = torch.zeros(layout.size)
-    for key, tensor in tensors.items():
-        name, dot, letter = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
-        if not dot or letter not in ("A", "B") or name not in names:
-            raise Mismatch(
-                f"tensor {key!r} belongs to no module of this home's layout",
-                code="layout_mismatch",
-                hint=f"modules are like {layout.sites[0].name!r}",
-            )
-        i, site = names[name], layout.sites[names[name]]
-        want = (rank, site.in_features) if letter == "A" else (site.out_features, rank)
-        if tuple(tensor.shape) != want:
-            raise Mismatch(
-                f"tensor {key!r} is {tuple(tensor.shape)}, expected {want}", code="layout_mismatch"
-            )
-        if not torch.isfinite(tensor).all():
-            raise Mismatch(f"tensor {key!r} holds NaN or infinity", code="non_finite")
-        if letter == "A":
-            layout.a(row, i)[:rank] = tensor.float()
-        else:
-            layout.b(row, i)[:rank] = tensor.float().T * gain
+    for i, site in enumerate(layout.sites):
+        a, b = (tensors.get(key) for key in _keys(site.name))
+        if a is not None and b is not None:
+            layout.a(row, i)[: config.rank] = a.float()
+            layout.b(row, i)[: config.rank] = b.float().T * gain
+    if not torch.isfinite(row).all():
+        raise Mismatch(f"a tensor in {str(folder)!r} holds NaN or infinity", code="non_finite")
     return row
 
 
-def _read_config(folder: Path) -> dict[str, float]:
-    """``r`` and ``lora_alpha`` of a plain LoRA config."""
-    path = folder / CONFIG_FILE
-    if not path.is_file() or not (folder / WEIGHTS_FILE).is_file():
+def _keys(site: str) -> tuple[str, str]:
+    """What A and B of a module are called."""
+    return f"{_PREFIX}{site}.lora_A.weight", f"{_PREFIX}{site}.lora_B.weight"
+
+
+def _read(folder: Path, name: str, limit_bytes: int) -> bytes:
+    """The bytes of the regular file ``name``, which may have at most ``limit_bytes``."""
+    path = folder / name
+    try:  # not blocking: a FIFO would wait for a writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError
+            data = file.read(limit_bytes + 1) if status.st_size <= limit_bytes else None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
         raise NotFound(
-            f"{str(folder)!r} holds no {CONFIG_FILE} with {WEIGHTS_FILE}", code="not_found"
-        )
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise InvalidInput(f"{path} is over {MAX_CONFIG_BYTES} bytes")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise Mismatch(f"{path} is no LoRA config (peft_type is not 'LORA')", code="not_lora")
-    used = [key for key in _UNSUPPORTED if config.get(key)]
-    if used or config.get("bias", "none") != "none":
+            f"{str(folder)!r} holds no file {name}",
+            hint=f"a PEFT folder holds {CONFIG_FILE} and {WEIGHTS_FILE}",
+        ) from error
+    except OSError as error:
+        raise InvalidInput(f"{path} can't be read: {error.strerror}", code="unreadable") from error
+    if data is None or len(data) > limit_bytes:
         raise Mismatch(
-            f"{path} uses {(used or ['bias'])[0]!r}, which plain LoRA factors can't express",
-            code="not_lora",
+            f"{path} has over {limit_bytes} bytes, more than this home's layout can hold",
+            code="layout_mismatch",
         )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
-        raise Mismatch(f"{path}: r is {rank!r}, lora_alpha is {alpha!r}", code="not_lora")
-    if not math.isfinite(alpha):
-        raise Mismatch(f"{path}: lora_alpha is {alpha!r}", code="not_lora")
-    return {"r": rank, "lora_alpha": float(alpha)}
+    return data
+
+
+def _tensors(data: bytes, config: PeftConfig, layout: DeltaLayout) -> dict[str, Tensor]:
+    """The tensors in ``data``: both factors of each module that ``config`` adapts, no others."""
+    expected: dict[str, list[int]] = {}
+    for site in layout.sites:
+        if config.adapts(site.name):
+            a, b = _keys(site.name)
+            expected[a] = [config.rank, site.in_features]
+            expected[b] = [site.out_features, config.rank]
+    header = _header(data)
+    header.pop("__metadata__", None)
+    for key, entry in header.items():
+        want = expected.get(key)
+        if want is None:
+            raise Mismatch(
+                f"tensor {key[:200]!r} belongs to no module of this home's layout that"
+                " target_modules names",
+                code="layout_mismatch",
+                hint=f"modules are like {layout.sites[0].name!r}",
+            )
+        shape, dtype = _described(entry)
+        if shape != want or dtype not in DTYPES:
+            raise Mismatch(
+                f"tensor {key!r} is {dtype!r:.20} {shape!r:.80}, expected {want} of"
+                f" {', '.join(DTYPES)}",
+                code="layout_mismatch",
+            )
+    missing = sorted(expected.keys() - header.keys())
+    if missing or not expected:
+        what = f"lacks tensor {missing[0]!r}" if missing else "adapts no module of this home"
+        raise Mismatch(f"the adapter {what}", code="layout_mismatch")
+    try:
+        return dict(load(data))
+    except SafetensorError as error:
+        raise Mismatch(f"{WEIGHTS_FILE} can't be read: {error}", code="not_lora") from error
+
+
+def _header(data: bytes) -> dict[str, object]:
+    """The header of a safetensors file, of bounded size and with no name twice."""
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= min(MAX_HEADER_BYTES, len(data) - 8):
+        raise Mismatch(f"{WEIGHTS_FILE} is no safetensors file", code="not_lora")
+    try:
+        header = json.loads(data[8 : 8 + size].decode("utf-8"), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise Mismatch(f"{WEIGHTS_FILE} can't be read: {error}", code="not_lora") from error
+    if not isinstance(header, dict):
+        raise Mismatch(f"{WEIGHTS_FILE} is no safetensors file", code="not_lora")
+    return header
+
+
+def _described(entry: object) -> tuple[object, object]:
+    return (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)

@@ -116,7 +116,7 @@ class Delta(Record):
     Args:
         id: 32 hex digits of sha256 over namespace, name, version, ordinal and the row's sha256.
         kind: ``lora`` (factors), ``gradient`` (to be stepped from theta*), ``imported`` (factors).
-        norm: L2 norm of the row.
+        norm: how strongly it acts: L2 norm of a gradient, or of the weight change of LoRA factors.
         loss_before: mean LM loss per token of its own passage, nats, without the delta.
         loss_after: the same with the delta; None where not measured.
     """

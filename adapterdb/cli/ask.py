@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterdb.cli.options import NAMESPACE, WHERE, K, parse_adapters
+from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE, K, parse_adapters
 from adapterdb.cli.output import print_answer, print_json, print_table, printable, shorten
 from adapterdb.cli.settings import Settings, shared
 from adapterdb.errors import InvalidInput
@@ -36,6 +36,7 @@ _HOW = (
     ),
     NAMESPACE,
     WHERE,
+    AS_OF,
     click.option(
         "--min-similarity", type=float, metavar="X", help="Use no hits under this cosine, -1 to 1."
     ),
@@ -155,6 +156,7 @@ def _streamed(db: AdapterDB, question: str, options: dict[str, Any]) -> Answer:
 @click.argument("question")
 @click.option("-k", "k", type=int, default=3, metavar="N", help="Passages, 1 to 100. Default: 3.")
 @WHERE
+@AS_OF
 @NAMESPACE
 @click.option(
     "--kind", type=click.Choice(["hybrid", "vector", "text"]), default="hybrid",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterdb.cli.options import NAMESPACE, WHERE
+from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE
 from adapterdb.cli.output import print_json, print_note, print_table, print_text
 from adapterdb.cli.settings import Settings, shared
 from adapterdb.errors import InvalidInput, NotFound
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--namespace", metavar="NAME", help="Only this part of the home. Default: all.")
 @click.option("--limit", type=int, default=100, metavar="N", help="At most N. Default: 100.")
 @click.option("--offset", type=int, default=0, metavar="N", help="Leave out the first N.")
+@AS_OF
 @shared
 def list_(settings: Settings, /, what: str, **options: Any) -> None:
     """List documents or namespaces. 'ls' is the same.
@@ -140,7 +141,8 @@ def delete(
     chosen: dict[str, Any] = {"where": where, "namespace": namespace}
     with settings.open(read_only=dry_run) as db:
         if not (yes or dry_run):
-            _confirm(db.delete(list(names) or None, dry_run=True, **chosen), namespace)
+            count = db.delete(list(names) or None, dry_run=True, **chosen)
+            confirm("delete", count, namespace)
         count = db.delete(list(names) or None, dry_run=dry_run, **chosen)
     if settings.json:
         print_json({"deleted": 0 if dry_run else count, "matched": count, "dry_run": dry_run})
@@ -148,15 +150,15 @@ def delete(
     print_text(f"{'would delete' if dry_run else 'deleted'} {_count(count)} from {namespace}")
 
 
-def _confirm(count: int, namespace: str) -> None:
+def confirm(verb: str, count: int, namespace: str) -> None:
     """Ask on a terminal; without one, refuse."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput(
-            "delete asks before it acts, and there is no terminal to ask on",
+            f"{verb} asks before it acts, and there is no terminal to ask on",
             code="needs_yes",
             hint="add --yes",
         )
-    print_note(f"this deletes {_count(count)} from namespace {namespace!r}")
+    print_note(f"this will {verb} {_count(count)} of namespace {namespace!r}")
     click.confirm("go on?", abort=True, err=True)
 
 

@@ -30,7 +30,7 @@ _LORA = ("rank", "alpha", "targets", "layers")
 @click.option("--layers", metavar="RANGE", help="all, upper-half, upper-N or A-B.")
 @click.option(
     "--delta-dtype",
-    type=click.Choice(["bfloat16", "float16", "float32"]),
+    type=click.Choice(["bfloat16", "float16", "float32", "int8"]),
     help="How deltas are stored. Default: bfloat16.",
 )
 @click.option("--chunk-tokens", type=int, metavar="N", help="Tokens of a passage. Default: 160.")

@@ -15,6 +15,11 @@ NAMESPACE = click.option(
 WHERE = click.option(
     "--where", metavar="SQL", help="""Only documents that meet a condition: "year >= 2020"."""
 )
+AS_OF = click.option(
+    "--as-of",
+    metavar="WHEN",
+    help="What was stored then: a change number, a date, or a time in ISO form (UTC).",
+)
 K = click.option(
     "-k",
     "k",

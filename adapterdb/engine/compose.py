@@ -6,12 +6,14 @@
 
 For LoRA deltas the mixture is the weighted sum of the deltas (rank concatenation, exact); for
 gradient deltas it is theta* - alpha * sum_i w_i g_i (ReGrad, arXiv 2606.15734).
+
+Neither bounds what one delta of a huge norm does to the sum, so weights are ``capped`` afterwards.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from adapterdb.errors import InvalidInput
 from adapterdb.records import COMPOSITIONS, Composition, Hit, Mixture
@@ -40,3 +42,23 @@ def compose(
     return Mixture(
         tuple((hit.delta_id, r / sum(raw)) for hit, r in zip(hits, raw, strict=True)), composition
     )
+
+
+def capped(
+    mixture: Mixture, strengths: Mapping[str, float], cap: float
+) -> tuple[Mixture, dict[str, float]]:
+    """``mixture`` with no delta acting as more than ``cap`` times a typical one.
+
+    A weight is lowered so far that the delta acts with its old weight and the norm allowed. The
+    others don't make up for it.
+
+    Args:
+        strengths: norm of a delta, as a multiple of what is typical around it; others aren't held.
+        cap: 0 for none.
+
+    Returns:
+        The mixture, and by which factor each weight that changed was lowered.
+    """
+    over = {i: cap / strengths[i] for i, _ in mixture.parts if cap and strengths.get(i, 0) > cap}
+    parts = tuple((i, weight * over.get(i, 1.0)) for i, weight in mixture.parts)
+    return Mixture(parts, mixture.composition), over

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from adapterdb.config import SearchConfig
 from adapterdb.embedder import Embedder
-from adapterdb.engine.compose import compose
+from adapterdb.engine.compose import capped, compose
 from adapterdb.engine.runtime import Registered, Runtime
 from adapterdb.engine.search import Found, hit_of, search
 from adapterdb.errors import Corrupt, InvalidInput
@@ -42,6 +42,7 @@ class AskOptions:
         composition: ``cat``, ``mean`` or ``single``.
         namespace: searched.
         where: filter over names and metadata.
+        as_of: answer from what was stored as of this change; None means now.
         min_similarity: hits under this cosine are not used.
         mixture: these deltas instead of searched ones (mode ``adapter`` or ``hybrid``).
         generation: how answers are decoded.
@@ -52,6 +53,7 @@ class AskOptions:
     composition: Composition = "cat"
     namespace: str = "default"
     where: str | None = None
+    as_of: int | None = None
     min_similarity: float | None = None
     mixture: Mixture | None = None
     generation: Generation = field(default_factory=Generation)
@@ -107,6 +109,8 @@ class Planner:
         mixture = self._mixture([entry.hit for entry in found], options)
         registered = {e.hit.delta_id: Registered(e.hit.kind, e.row) for e in [*named, *found]}
         mixture, note = self._without_damaged(mixture, registered)
+        mixture, strong = self._capped(mixture, [*named, *found], options)
+        note = "; ".join(part for part in (note, strong) if part)
         if options.mode != "base" and not found and not named:
             note = NOTHING_RELEVANT
         prompt, used = self._prompt(question, [entry.hit for entry in found], options)
@@ -137,6 +141,7 @@ class Planner:
             k=self.k(options),
             namespace=options.namespace,
             where=options.where,
+            as_of=options.as_of,
         )
         least = options.min_similarity
         least = self.settings.min_similarity if least is None else least
@@ -181,6 +186,26 @@ class Planner:
         kept = tuple(part for part in mixture.parts if part[0] not in damaged)
         note = f"left out because damaged: {', '.join(damaged)}; run 'adb doctor'"
         return Mixture(kept, mixture.composition), note
+
+    def _capped(
+        self, mixture: Mixture, found: Sequence[Found], options: AskOptions
+    ) -> tuple[Mixture, str]:
+        """The mixture without excess of any delta, and a note of those that were too strong.
+
+        One that the caller wrote out acts as it is written, but the note still names them.
+        """
+        strengths: dict[str, float] = {}
+        for hit, row in found:
+            typical = self.store.norms.typical(hit.namespace, hit.kind)
+            if typical is not None:
+                strengths[hit.delta_id] = row.norm / typical
+        held, over = capped(mixture, strengths, self.settings.norm_cap)
+        if not over:
+            return mixture, ""
+        strong = ", ".join(f"{i} ({strengths[i]:.3g} times the usual norm)" for i in over)
+        if options.mixture is not None:
+            return mixture, f"unusually strong: {strong}"
+        return held, f"held back because unusually strong: {strong}"
 
     def _prompt(
         self, question: str, hits: Sequence[Hit], options: AskOptions

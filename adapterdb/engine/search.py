@@ -6,7 +6,7 @@ sum over the lists it is in of 1 / (60 + rank). It needs no scale shared by cosi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adapterdb.embedder import Embedder
 from adapterdb.errors import InvalidInput
@@ -35,6 +35,7 @@ def search(
     namespace: str = "default",
     where: str | None = None,
     kind: SearchKind = "hybrid",
+    as_of: int | None = None,
 ) -> list[Found]:
     """The ``k`` passages that fit the question best, best first; fewer if fewer are stored.
 
@@ -42,6 +43,7 @@ def search(
         k: 1 to 100.
         where: filter over names and metadata, applied before the search, never after.
         kind: ``vector`` (cosine), ``text`` (BM25) or ``hybrid`` (both, fused).
+        as_of: search what was stored as of this change; None means now.
 
     Raises:
         InvalidInput: for a question, ``k``, namespace or kind that isn't allowed.
@@ -55,12 +57,14 @@ def search(
     depth = k * CANDIDATES_PER_HIT
     vector = embedder.encode([question])[0]
     lists: list[list[Scored]] = []
+    scope: dict[str, Any] = {"where": where, "as_of": as_of}
     if kind != "text":
-        lists.append(store.search_vectors(namespace, vector, depth, where=where))
+        lists.append(store.search_vectors(namespace, vector, depth, **scope))
     if kind != "vector":
-        lists.append(store.search_text(namespace, question, depth, where=where))
+        lists.append(store.search_text(namespace, question, depth, **scope))
     ranked = fuse(lists)[:k] if kind == "hybrid" else [(s.passage, s.score) for s in lists[0][:k]]
-    similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked])
+    similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked], as_of)
+    ranked = [entry for entry in ranked if entry[0].passage_id in similar]  # not deleted meanwhile
     return [
         Found(hit_of(passage, similar[passage.passage_id], score, rank), passage.row)
         for rank, (passage, score) in enumerate(ranked, start=1)

@@ -100,7 +100,11 @@ def _sorted_entries(folder: str) -> list[os.DirEntry[str]]:
 
 def _real_parts(link: os.DirEntry[str], root: str) -> tuple[str, ...]:
     """Where ``link`` leads, from ``root``; empty for a folder inside it."""
-    real = os.path.realpath(link.path, strict=True)
+    try:
+        real = os.path.realpath(link.path, strict=True)
+    except OSError as error:
+        reason = f"the link leads nowhere: {error.strerror}"
+        raise Rejected(reason, code="unreadable") from error
     prefix = root.rstrip(os.sep) + os.sep
     if real != root and not real.startswith(prefix):
         raise Rejected(

@@ -6,6 +6,7 @@ readings of YAML 1.2's core schema and dates are on. A block that is not a YAML 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -44,10 +45,20 @@ def split_front_matter(text: str) -> FrontMatter:
     return FrontMatter({k: v for k, v in fields.items() if isinstance(k, str)}, text[block.end() :])
 
 
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?Z?)?$"
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """SafeLoader that knows fewer kinds of scalar; no ``<<``, whose expansion can explode."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own protocol
+
+    def compose_scalar_node(self, anchor: Any) -> Any:
+        """A scalar without a tag: ``!!bool x`` makes PyYAML fail with whatever it runs into."""
+        event = self.peek_event()
+        if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
+            raise yaml.composer.ComposerError(None, None, "a tag", event.start_mark)
+        return super().compose_scalar_node(anchor)
 
 
 for _tag, _pattern, _first in (
@@ -55,7 +66,7 @@ for _tag, _pattern, _first in (
     ("bool", r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
     ("int", r"[-+]?[1-9][0-9]{0,17}$|0$", list("-+0123456789")),
     ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)$", list("-+.0123456789")),
-    ("timestamp", r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?Z?)?$", list("0123456789")),
+    ("timestamp", _DATE, list("0123456789")),
 ):
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
@@ -72,15 +83,20 @@ def to_metadata(fields: Mapping[str, Any]) -> dict[str, MetadataValue]:
             value = value.isoformat()
         if key in ("tag", "tags"):
             tags += _tags(value)
-        elif isinstance(value, bool | str | float) or (
-            isinstance(value, int) and abs(value) <= MAX_INT
-        ):
-            metadata[key] = value
-        elif isinstance(value, list) and all(isinstance(v, str) for v in value):
-            metadata[key] = list(value)
+        elif is_metadata(value):
+            metadata[key] = list(value) if isinstance(value, list) else value
     if tags:
         metadata["tag"] = list(dict.fromkeys(tags))
     return metadata
+
+
+def is_metadata(value: object) -> bool:
+    """Whether a field may have this value: both catalogs, and JSON, must be able to hold it."""
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | str) or (isinstance(value, int) and abs(value) <= MAX_INT)
 
 
 def _tags(value: Any) -> list[str]:

@@ -25,6 +25,7 @@ BLOCKS = frozenset(
 _TAG = re.compile(r"<(/?)([A-Za-z][^\s/>]*)")
 _REST = re.compile(r"""(?:[^>"']|"[^"]*"|'[^']*')*+>""")  # possessive: never looks back
 _SPACE = re.compile(r"[ \t\r\n\f]+")
+_NO_CHARACTER = re.compile(r"&#[0-9]{20,};?")  # Python refuses to read very long numbers
 
 
 class Page(NamedTuple):
@@ -115,7 +116,7 @@ class _Output:
     def add(self, data: str) -> None:
         if self.hidden or not data:
             return
-        data = unescape(data)
+        data = unescape(_NO_CHARACTER.sub("\ufffd", data))
         if self.in_title:
             self.title.append(data)
         elif self.preformatted:

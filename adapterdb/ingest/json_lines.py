@@ -97,7 +97,13 @@ def _parse(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise Rejected(f"not UTF-8 at byte {error.start}", code="bad_encoding") from error
     try:
-        row = json.loads(text, parse_constant=_constant, parse_int=_int, parse_float=_float)
+        row = json.loads(
+            text,
+            object_pairs_hook=_once,
+            parse_constant=_constant,
+            parse_int=_int,
+            parse_float=_float,
+        )
     except RecursionError as error:
         raise Rejected("nested too deeply", code="bad_json") from error
     except ValueError as error:
@@ -105,6 +111,14 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise Rejected(f"a JSON object is needed, not {type(row).__name__}", code="bad_json")
     return row
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; Python's json would silently take the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands there twice in one object")
+    return found
 
 
 def _constant(word: str) -> float:

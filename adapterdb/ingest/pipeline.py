@@ -33,6 +33,7 @@ from adapterdb.records import (
     Progress,
     check_namespace,
 )
+from adapterdb.store.encoding import read_dtype, stored_bytes
 from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
 from adapterdb.training import bank
@@ -147,8 +148,8 @@ class Pipeline:
             room = TRIAL_PASSAGES - len(trial)
             trial += [work.training_passage(p) for p in work.passages[:room]]
         each = self._time(trial)
-        number = {"bfloat16": 2, "float16": 2, "float32": 4}[self.shop.config.delta_dtype]
-        bytes_each = number * self.shop.adapted.layout.size + 4 * self.shop.embedder.dimension
+        bytes_each = stored_bytes(self.store.info.dtype, self.shop.adapted.layout.size)
+        bytes_each += 4 * self.shop.embedder.dimension
         return Estimate(
             **counts,
             trial_passages=len(trial),
@@ -262,9 +263,10 @@ class Pipeline:
         vectors = shop.embedder.encode(
             [f"{t.title}: {t.text}" if t.title else t.text for t in training]
         )
-        rows = fitted.rows.to(getattr(torch, self.store.info.dtype))
+        rows = fitted.rows.to(read_dtype(self.store.info.dtype))
         finite = torch.isfinite(rows).all(-1) & torch.isfinite(fitted.loss_after)
-        refs = iter(self.store.write_rows(rows[finite]) if finite.any() else ())
+        factors = shop.recipe.produces != "gradient"
+        refs = iter(self.store.write_rows(rows[finite], factors=factors) if finite.any() else ())
         for i, (work, passage) in enumerate(batch):
             if not finite[i]:
                 work.failed = Rejected(

@@ -21,7 +21,6 @@ import gzip
 import io
 import re
 import sys
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -42,9 +41,10 @@ from adapterdb.ingest.files import (
     read_bytes,
     stamp,
 )
-from adapterdb.ingest.front_matter import split_front_matter, to_metadata
+from adapterdb.ingest.front_matter import is_metadata, split_front_matter, to_metadata
 from adapterdb.ingest.html_text import html_text
 from adapterdb.ingest.json_lines import RowReader
+from adapterdb.ingest.pdf_text import pdf_text
 from adapterdb.ingest.rejection import Rejection, printable, rejection
 from adapterdb.records import Document, Metadata
 
@@ -53,7 +53,6 @@ __all__ = ["Rejection", "check_document", "read_documents"]
 MAX_TITLE_CHARS = 300
 GZIP_RATIO = 100
 GZIP_FLOOR_BYTES = 16 * 2**20  # small files may be very repetitive
-PDF_SECONDS = 60.0
 HEAD_BYTES = 8192  # what is looked at to tell text from other things
 
 Source = str | PathLike[str]
@@ -92,16 +91,23 @@ def check_document(document: Document, limits: LimitConfig) -> Document:
     """``document`` as it may be stored: name in NFC, title on one line.
 
     Raises:
-        Rejected: ``bad_name``, ``empty``, ``nul``, ``bad_encoding`` or ``too_large``.
+        Rejected: ``bad_name``, ``bad_metadata``, ``empty``, ``nul``, ``bad_encoding`` or
+            ``too_large``.
     """
     if not any(c.isprintable() and not c.isspace() for c in document.text):
         raise Rejected("there is no visible character", code="empty")
     fields = [document.title, document.rewrite, *sum(document.qa, ())]
     for key, value in document.metadata.items():
+        if not (isinstance(key, str) and is_metadata(value)):
+            raise Rejected(
+                f"the metadata field {str(key)[:80]!r} is {repr(value)[:80]}; allowed are strings,"
+                " finite numbers, 64-bit integers, true, false and lists of strings",
+                code="bad_metadata",
+            )
         fields += [key, *(value if isinstance(value, list) else [str(value)])]
     for text in (document.text, *fields):
         _check_text(text, limits.document_bytes)
-    title = " ".join(document.title.split())[:MAX_TITLE_CHARS]
+    title = " ".join(document.title.split())[:MAX_TITLE_CHARS].rstrip()
     return replace(document, name=check_name(document.name), title=title)
 
 
@@ -240,34 +246,8 @@ def _html(data: bytes, limits: LimitConfig) -> Content:
 
 
 def _pdf(data: bytes, limits: LimitConfig) -> Content:
-    try:
-        import pypdf  # an optional dependency, and slow to load
-    except ImportError as error:
-        raise Rejected(
-            "reading PDF needs pypdf: pip install 'adapterdb[pdf]'", code="needs_extra"
-        ) from error
-    deadline = time.monotonic() + PDF_SECONDS
-    pages: list[str] = []
-    size = 0
-    try:
-        reader = pypdf.PdfReader(io.BytesIO(data), strict=False)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise Rejected("the PDF wants a password", code="encrypted_pdf")
-        for page in reader.pages:
-            pages.append(page.extract_text().replace("\0", ""))  # unknown glyphs
-            size += len(pages[-1])
-            if size > limits.document_bytes:
-                raise Rejected(f"over {limits.document_bytes} characters of text", code="too_large")
-            if time.monotonic() > deadline:
-                raise Rejected(f"parsing takes over {PDF_SECONDS:g} seconds", code="broken_pdf")
-        title = reader.metadata.title if reader.metadata else None
-    except (Rejected, MemoryError):
-        raise
-    except pypdf.errors.LimitReachedError as error:
-        raise Rejected(f"a stream of the PDF is too large: {error}", code="bomb") from error
-    except Exception as error:  # on damaged files pypdf raises whatever its parsing ran into
-        raise Rejected(f"the PDF can't be parsed: {error}", code="broken_pdf") from error
-    return Content("\n\n".join(pages).strip(), str(title or ""))
+    page = pdf_text(data, limits.document_bytes)
+    return Content(page.text, page.title)
 
 
 FORMATS: dict[str, Callable[[bytes, LimitConfig], Content]] = {

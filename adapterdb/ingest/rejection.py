@@ -1,7 +1,9 @@
 """Why a document was not taken in: one stable word each.
 
 bad_encoding   not strict UTF-8, or UTF-16 with a byte-order mark; nothing is ever replaced
-bad_json       a JSONL line that is no JSON object, or holds NaN, huge numbers, deep nesting
+bad_json       a JSONL line that is no JSON object, or holds NaN, huge numbers, deep nesting, a key
+               twice
+bad_metadata   a field that is no string, finite number, 64-bit integer, bool or list of strings
 bad_name       not UTF-8, a control character, empty, or over 1024 bytes
 bad_row        a JSONL object without text, or with a field of the wrong kind
 bomb           a compressed file or a PDF that grows beyond all proportion

@@ -143,7 +143,7 @@ def _copy(
         target.close()
     if made.catalog.exists():
         _sync_file(made.catalog)
-    made.write_format(FORMAT, uuid)
+    made.write_format(FORMAT, uuid, catalog_url)
     catalog_bytes, weight_bytes, _ = made.sizes()
     return CopyReport(
         path=str(final),

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from adapterdb.errors import Locked, StorageFailed
 from adapterdb.store.changes import tick
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.sessions import Sessions
@@ -79,8 +80,9 @@ class Claims:
         """Drop the claims of this writer, who writes no more."""
         if self._alive is None:
             return
-        with self._sessions.writing() as session:
-            session.execute(delete(ClaimTable).where(ClaimTable.writer == self._writer))
+        with suppress(StorageFailed, Locked):  # a claim whose lock is gone counts for nothing
+            with self._sessions.writing() as session:
+                session.execute(delete(ClaimTable).where(ClaimTable.writer == self._writer))
         self._alive.release()
         with suppress(OSError):
             self._lock_file(self._writer).unlink()

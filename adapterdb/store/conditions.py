@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, false, not_, or_
+from sqlalchemy import ColumnElement, Double, and_, cast, exists, false, not_, or_
 
 from adapterdb.store.filters import (
     COLUMNS,
@@ -103,4 +103,6 @@ def _has(name: str, *tests: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _column(name: str) -> Any:
+    if name == "version":  # PostgreSQL would round 1.5 to compare it with an integer
+        return cast(DocumentTable.version, Double)
     return getattr(DocumentTable, name)

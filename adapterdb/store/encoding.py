@@ -79,7 +79,7 @@ def dequantize(stored: Tensor, row: Tensor) -> None:
 
     numbers = len(row)
     scales = 2 * -(-numbers // BLOCK)
-    scale = stored[:scales].view(torch.bfloat16).float()
+    scale = stored[:scales].clone().view(torch.bfloat16).float()  # a clone is aligned
     low = stored[scales + numbers :]
     quarters = torch.stack([low & 3, low >> 2 & 3, low >> 4 & 3, low >> 6])
     row.copy_(stored[scales : scales + numbers].view(torch.int8))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -23,19 +23,25 @@ HINTS = {
     "read_only": "make the folder writable, or open it with read_only",
     "io": "check the disk, then run `adb doctor`",
     "cannot_open": "check that it is there, that you may read it, and the limit of open files",
-    "catalog_unreachable": "check that the server runs and the URL, PGPASSWORD or .pgpass are right;"
-    " a change under way is there whole or not at all, and may be made again",
+    "catalog_unreachable": "check that the server runs, and URL, PGPASSWORD or .pgpass; a change"
+    " under way is there whole or not at all: make it again",
+    "locked": "wait for the other process, then run the command again",
+    "corrupt": "restore it from a backup",
+    "bad_catalog_url": "make the schema that the catalog's URL names, or name another",
 }
-# how SQLite's names of errors begin, and PostgreSQL's codes
-SQLITE_FAILED = {
+# how SQLite's names of errors begin
+SQLITE = {
     "SQLITE_FULL": "disk_full",
     "SQLITE_READONLY": "read_only",
     "SQLITE_CANTOPEN": "cannot_open",
     "SQLITE_IOERR": "io",
+    "SQLITE_BUSY": "locked",
+    "SQLITE_LOCKED": "locked",
+    "SQLITE_CORRUPT": "corrupt",
+    "SQLITE_NOTADB": "corrupt",
 }
-SQLITE_LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
-SQLITE_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
-POSTGRES_FAILED = {
+# how PostgreSQL's codes begin
+POSTGRES = {
     "53100": "disk_full",
     "25006": "read_only",
     "42501": "read_only",  # not permitted
@@ -45,10 +51,13 @@ POSTGRES_FAILED = {
     "3D": "catalog_unreachable",  # no such database
     "53300": "catalog_unreachable",  # too many connections
     "57P": "catalog_unreachable",  # shutting down
+    "40001": "locked",  # serialization
+    "40P01": "locked",  # deadlock
+    "55P03": "locked",  # lock timeout
+    "XX001": "corrupt",
+    "XX002": "corrupt",
+    "3F": "bad_catalog_url",  # no such schema
 }
-POSTGRES_LOCKED = ("40001", "40P01", "55P03")  # serialization, deadlock, lock timeout
-POSTGRES_DAMAGED = ("XX001", "XX002")
-POSTGRES_NO_SCHEMA = "3F"
 
 
 @contextmanager
@@ -79,46 +88,27 @@ def sql_failures(what: str) -> Iterator[None]:
 
 
 def _from_driver(error: DBAPIError, what: str) -> AdapterDBError | None:
+    code = _code(error)
     said = " ".join(str(error.orig).split())
-    name = getattr(error.orig, "sqlite_errorname", None)
-    if name is not None:
-        return _known(
-            what, said, _starting(name, SQLITE_FAILED), SQLITE_LOCKED, SQLITE_DAMAGED, name
-        )
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None and not error.connection_invalidated:
-        if state.startswith(POSTGRES_NO_SCHEMA):
-            hint = "make the schema that the catalog's URL names, or name another"
-            return InvalidInput(f"{what}: {said}", code="bad_catalog_url", hint=hint)
-        failed = _starting(state, POSTGRES_FAILED)
-        return _known(what, said, failed, POSTGRES_LOCKED, POSTGRES_DAMAGED, state)
-    # a connection that was never made, or is gone, has no code
-    if error.connection_invalidated or isinstance(error, OperationalError | InterfaceError):
-        return _failed(what, said, "catalog_unreachable")
-    return None
-
-
-def _known(
-    what: str,
-    said: str,
-    failed: str | None,
-    locked: tuple[str, ...],
-    damaged: tuple[str, ...],
-    name: str,
-) -> AdapterDBError | None:
-    if failed is not None:
-        return _failed(what, said, failed)
-    if name.startswith(locked):
-        hint = "wait for the other process, then run the command again"
-        return Locked(f"{what} is held by another process: {said}", hint=hint)
-    if name.startswith(damaged):
-        return Corrupt(f"{what} is damaged: {said}", hint="restore it from a backup")
-    return None
-
-
-def _failed(what: str, said: str, code: str) -> StorageFailed:
+    match code:
+        case None:
+            return None
+        case "locked":
+            return Locked(f"{what} is held by another process: {said}", hint=HINTS[code])
+        case "corrupt":
+            return Corrupt(f"{what} is damaged: {said}", hint=HINTS[code])
+        case "bad_catalog_url":
+            return InvalidInput(f"{what}: {said}", code=code, hint=HINTS[code])
     return StorageFailed(f"{what}: {said}", code=code, hint=HINTS[code])
 
 
-def _starting(name: str, codes: Mapping[str, str]) -> str | None:
-    return next((code for start, code in codes.items() if name.startswith(start)), None)
+def _code(error: DBAPIError) -> str | None:
+    if error.connection_invalidated:
+        return "catalog_unreachable"
+    name, known = getattr(error.orig, "sqlite_errorname", None), SQLITE
+    if name is None:
+        name, known = getattr(error.orig, "sqlstate", None), POSTGRES
+    if name is None:  # no connection was made, so no server gave a code
+        lost = isinstance(error, OperationalError | InterfaceError)
+        return "catalog_unreachable" if lost else None
+    return next((code for start, code in known.items() if name.startswith(start)), None)

@@ -97,8 +97,59 @@ Where = str | Filter | None
 
 
 def as_filter(where: Where) -> Filter | None:
-    """A filter from what callers give: text, a filter, or nothing."""
-    return parse_filter(where) if isinstance(where, str) else where
+    """A filter from what callers give: text, a filter, or nothing.
+
+    Raises:
+        BadFilter: if the text, or a filter made by hand, is not within what is allowed.
+    """
+    if isinstance(where, str):
+        return parse_filter(where)
+    if where is not None:
+        _check_tree(where)
+    return where
+
+
+def _check_tree(tree: Filter) -> None:
+    """Hold a filter made by hand to the limits of one that was parsed."""
+    waiting: list[tuple[object, int]] = [(tree, 1)]
+    terms = items = 0
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise BadFilter(f"the filter is nested deeper than {MAX_DEPTH}")
+        match node:
+            case AllOf(parts) | AnyOf(parts):
+                waiting += [(part, depth + 1) for part in parts]
+                values: tuple[Value, ...] = ()
+            case Not(part):
+                waiting.append((part, depth + 1))
+                values = ()
+            case Compare(name, _, value):
+                values = (value,)
+                _typed(name, value, value)
+            case OneOf(name, values):
+                for value in values:
+                    _typed(name, value, value)
+            case Like(_, text):
+                values = (text,)
+            case Absent():
+                values = ()
+            case _:
+                raise BadFilter(f"{_shown(node)} is no filter", hint=ALLOWED)
+        terms, items = terms + 1, items + len(values)
+        # connectors are counted too: a tree of them alone must end somewhere
+        if terms > 4 * MAX_TERMS or items > MAX_ITEMS:
+            raise BadFilter(f"the filter has more than {MAX_TERMS} terms or {MAX_ITEMS} values")
+        if not all(map(_is_value, values)):
+            raise BadFilter("the filter compares with something else than text or a finite number")
+
+
+def _is_value(value: object) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value and not any(0xD800 <= ord(c) <= 0xDFFF for c in value)
+    if isinstance(value, int):
+        return abs(value) <= 2**53
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def parse_filter(text: str) -> Filter:
@@ -181,7 +232,9 @@ class _Reader:
         if type(node) in operators:
             _only(node, "this", "expression")
             value = self._value(node.expression)
-            return _typed(Compare(_name(node.this), operators[type(node)], value), value, node)
+            name = _name(node.this)
+            _typed(name, value, node)
+            return Compare(name, operators[type(node)], value)
         if isinstance(node, exp.In):
             _only(node, "this", "expressions")
             name = _name(node.this)
@@ -189,7 +242,7 @@ class _Reader:
             if not values:
                 raise BadFilter(f"{_shown(node)} has an empty list", hint=ALLOWED)
             for value in values:
-                _typed(None, value, node, name)
+                _typed(name, value, node)
             return OneOf(name, values)
         if type(node) is exp.Like:
             _only(node, "this", "expression", "negate")
@@ -242,14 +295,15 @@ def _name(node: object) -> str:
     return "tag" if name == "tags" else name
 
 
-def _typed(found: Filter | None, value: Value, node: object, name: str = "") -> Filter:
-    """``found``, if its value is of the kind its column holds."""
-    name = found.name if isinstance(found, Compare) else name
+def _typed(name: str, value: Value, node: object) -> None:
+    """Refuse a value of another kind than the column ``name`` holds."""
+    if name not in COLUMNS:
+        return
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in COLUMNS and number != (name == "version"):
-        kind = "a number" if name == "version" else "a string in single quotes"
-        raise BadFilter(f"{_shown(node)}: {name} is compared with {kind}")
-    return found or AllOf(())
+    if name == "version" and not number:
+        raise BadFilter(f"{_shown(node)}: version is compared with a number")
+    if name != "version" and not isinstance(value, str):
+        raise BadFilter(f"{_shown(node)}: {name} is compared with a string in single quotes")
 
 
 def _like(name: str, pattern: Value, node: exp.Expression) -> Like:

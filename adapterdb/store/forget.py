@@ -42,6 +42,7 @@ from adapterdb.store.versions import derived, no_document, withdraw
 if TYPE_CHECKING:
     from adapterdb.store.store import Store
 
+STEPS = ("forget_marked", "forget_purged", "forget_indexed", "forget_searched")  # besides gc's
 OUT_OF_REACH = (
     "backups and exports made before",
     "answers already given, and logs of other programs",

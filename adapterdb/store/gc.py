@@ -32,6 +32,7 @@ from adapterdb.store.rows import RowRef
 if TYPE_CHECKING:
     from adapterdb.store.store import Store
 
+STEPS = ("purged", "rows_moved", "unlinked", "collected")
 GRACE_H = 24.0
 SPARSE = 0.5  # a file with a smaller part in use is written anew
 WAIT_S = 60.0

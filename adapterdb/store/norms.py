@@ -72,4 +72,4 @@ class Norms:
 
 
 def _rounded(norm: float) -> float:
-    return 2.0 ** (round(STEPS * math.log2(norm)) / STEPS)
+    return math.exp2(round(STEPS * math.log2(norm)) / STEPS)

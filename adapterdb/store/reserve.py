@@ -7,10 +7,12 @@ deletion done, and the reserve made again as soon as there is room.
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 SIZE_BYTES = 8 * 2**20
+PLENTY = 4  # times as much must be free before some is set aside
 
 
 class Reserve:
@@ -28,10 +30,12 @@ class Reserve:
             return 0
 
     def fill(self) -> bool:
-        """Set the space aside, if it is not; whether it is there now."""
+        """Set the space aside, if it is not and there is plenty; whether it is there now."""
         if self.held_bytes >= SIZE_BYTES:
             return True
-        with suppress(OSError):  # no room for it, or a folder that can't be written: later, then
+        with suppress(OSError):  # a disk just filled, a folder that can't be written: later, then
+            if shutil.disk_usage(self.path.parent).free < PLENTY * SIZE_BYTES:
+                return False
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 os.posix_fallocate(descriptor, 0, SIZE_BYTES)

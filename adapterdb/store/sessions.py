@@ -24,6 +24,10 @@ from adapterdb.store.catalog_url import parse
 from adapterdb.store.engines import BUSY_S, postgres, sqlite_reader, sqlite_writer
 from adapterdb.store.failures import sql_failures
 from adapterdb.store.filesystems import refuse_network
+from adapterdb.store.tables import Table
+
+# a server's database may hold more than the catalog
+OWN_TABLES = ", ".join(f'"{name}"' for name in Table.metadata.tables)
 
 
 class Sessions:
@@ -132,8 +136,8 @@ class Sessions:
     def analyze(self) -> None:
         """Renew the database's own figures, by which it chooses how to look things up."""
         with self.migrating() as connection:
-            small = connection.dialect.name == "sqlite"
-            connection.exec_driver_sql("PRAGMA optimize=0x10002" if small else "ANALYZE")
+            statement = "PRAGMA optimize=0x10002" if self.is_sqlite else f"ANALYZE {OWN_TABLES}"
+            connection.exec_driver_sql(statement)
 
     def truncate_log(self, timeout_s: float = BUSY_S) -> None:
         """Move everything from SQLite's log into its file and empty the log.
@@ -154,13 +158,13 @@ class Sessions:
 
     def vacuum(self) -> None:
         """Write the database anew, without the space of what was removed."""
-        self._statement("VACUUM")
+        self._statement("VACUUM" if self.is_sqlite else f"VACUUM (FULL) {OWN_TABLES}")
         self.truncate_log()
 
     def _statement(self, statement: str) -> int:
         """Run a statement outside any transaction; the first number it returns."""
         engine = self._engine.execution_options(isolation_level="AUTOCOMMIT", bare=True)
-        with sql_failures(self.what), engine.connect() as connection:
+        with self.guarded(), sql_failures(self.what), engine.connect() as connection:
             found = connection.exec_driver_sql(statement)
             row = found.first() if found.returns_rows else None
             return int(row[0]) if row else 0

@@ -11,11 +11,12 @@ SQL is the only truth: the index is derived, and every hit is joined back.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from filelock import FileLock
 
@@ -35,6 +36,7 @@ from adapterdb.store.migrations import FORMAT, check_format
 from adapterdb.store.norms import Norms
 from adapterdb.store.outbox import Outbox
 from adapterdb.store.passages import Passages, Scope
+from adapterdb.store.reserve import Reserve
 from adapterdb.store.rows import (
     NewDocument,
     PassageRow,
@@ -51,6 +53,9 @@ from adapterdb.store.weights import Weights
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
 STEPS = (
     "claimed",
     "staged",
@@ -63,14 +68,6 @@ STEPS = (
     "index_built",
     "index_pointed",
     "outbox_cleared",
-    "rows_moved",
-    "purged",
-    "unlinked",
-    "collected",
-    "forget_marked",
-    "forget_purged",
-    "forget_indexed",
-    "forget_searched",
 )
 MAX_HITS = 10_000
 
@@ -107,6 +104,9 @@ class Store:
         self.uuid = found["uuid"]
         dimension = self.info.dimension
         fields = {"layout": self.info.layout.fingerprint, "store": self.uuid}
+        self.reserve = Reserve(folders.reserve)
+        if not read_only:
+            self.reserve.fill()
         self.changes = Changes(sessions)
         self.claims = Claims(sessions, folders.writers)
         self.weights = Weights(folders.weights, fields, self.on_step, self._claim)
@@ -224,7 +224,8 @@ class Store:
             raise Corrupt(
                 f"delta rows are {tuple(rows.shape)}; expected (n, {size})", code="bad_size"
             )
-        refs = self.weights.write_rows(rows, self.info.dtype)
+        with self.sessions.guarded():
+            refs = self.weights.write_rows(rows, self.info.dtype)
         if not factors:
             return refs
         norms = self.info.layout.change_norms(rows.detach().cpu()).tolist()
@@ -288,7 +289,11 @@ class Store:
         if dry_run:
             return self.catalog.count_chosen(namespace, names, as_filter(where))
         self.check_writable()
-        count = self.catalog.delete(namespace, names, as_filter(where))
+        if names is not None:
+            names = list(names)
+        count = self._despite_full_disk(
+            lambda: self.catalog.delete(namespace, names, as_filter(where))
+        )
         self.on_step("committed")
         return count
 
@@ -298,8 +303,8 @@ class Store:
         Returns:
             The sha256 of the file, to serve as its fingerprint.
         """
-        self.check_writable()
-        file = self.weights.write_tensors(tensors)
+        with self.sessions.guarded():
+            file = self.weights.write_tensors(tensors)
         with self.sessions.writing() as session:
             self.catalog.remember(session, {f"tensors:{name}": file})
             self.claims.settle(session, {file})
@@ -472,6 +477,16 @@ class Store:
             index_bytes=index_bytes,
         )
 
+    def _despite_full_disk(self, act: Callable[[], T]) -> T:
+        """What ``act`` returns; if the disk is full, once more with the space kept aside for it."""
+        try:
+            return act()
+        except StorageFailed as error:
+            if error.code != "disk_full" or not self.reserve.give_up():
+                raise
+        logger.warning("the disk is full: going on with the space that was kept aside")
+        return act()
+
     def _read(self, row: RowRef, out: Tensor | None) -> Tensor:
         try:
             return self.weights.read_row(row, out)
@@ -493,6 +508,5 @@ class Store:
             yield
 
     def check_writable(self) -> None:
-        """StorageFailed (code ``read_only``) if the store is open for reading only."""
-        if self.read_only:
-            raise StorageFailed("the store is open for reading only", code="read_only")
+        """Raise StorageFailed, code ``read_only``, ``needs_recovery`` or ``forked``."""
+        self.sessions.check_writable()

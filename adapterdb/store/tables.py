@@ -62,7 +62,7 @@ class ClockTable(Table):
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger)
-    at: Mapped[str] = mapped_column(String)
+    at: Mapped[str] = mapped_column(Name)
     horizon: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -76,7 +76,7 @@ class ChangeTable(Table):
     )
 
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    at: Mapped[str] = mapped_column(String)
+    at: Mapped[str] = mapped_column(Name)
     op: Mapped[str] = mapped_column(String)
     namespace: Mapped[str] = mapped_column(Name)
     name: Mapped[str] = mapped_column(Name)
@@ -106,15 +106,15 @@ class DocumentTable(Table):
     name: Mapped[str] = mapped_column(Name)
     version: Mapped[int] = mapped_column(Integer)
     state: Mapped[str] = mapped_column(String)
-    title: Mapped[str] = mapped_column(Text)
-    source: Mapped[str] = mapped_column(Text)
+    title: Mapped[str] = mapped_column(Name)
+    source: Mapped[str] = mapped_column(Name)
     text: Mapped[str] = mapped_column(Text)
     text_sha256: Mapped[str] = mapped_column(String)
     key: Mapped[str] = mapped_column(String)
     # not ``metadata``: that name belongs to SQLAlchemy
     fields: Mapped[dict[str, Any]] = mapped_column("metadata", JSON)
     passages: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[str] = mapped_column(String)
+    created_at: Mapped[str] = mapped_column(Name)
     seq: Mapped[int] = mapped_column(BigInteger, unique=True)
     until_seq: Mapped[int | None] = mapped_column(BigInteger)
     # deleted, and to be erased from every file
@@ -133,7 +133,7 @@ class FieldTable(Table):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     document_id: Mapped[int] = mapped_column(ForeignKey("document.id"), index=True)
     key: Mapped[str] = mapped_column(Name)
-    text: Mapped[str] = mapped_column(Text)
+    text: Mapped[str] = mapped_column(Name)
     number: Mapped[float | None]
 
 
@@ -201,7 +201,7 @@ class DeltaTable(Table):
     base_fingerprint: Mapped[str] = mapped_column(String)
     layout_fingerprint: Mapped[str] = mapped_column(String)
     meta_init_fingerprint: Mapped[str] = mapped_column(String)
-    created_at: Mapped[str] = mapped_column(String)
+    created_at: Mapped[str] = mapped_column(Name)
     damaged: Mapped[bool] = mapped_column(Boolean, server_default=false())
 
 

@@ -26,6 +26,7 @@ from adapterdb.errors import InvalidInput, Mismatch, NotFound
 from adapterdb.records import Metadata, StoredDocument, check_namespace
 from adapterdb.store.changes import Moment, note
 from adapterdb.store.conditions import condition
+from adapterdb.store.encoding import stored_bytes
 from adapterdb.store.filters import Filter
 from adapterdb.store.rows import NewDocument, NewPassage, StoreInfo
 from adapterdb.store.tables import (
@@ -37,7 +38,6 @@ from adapterdb.store.tables import (
     OutboxTable,
     PassageTable,
 )
-from adapterdb.store.encoding import stored_bytes
 
 T = TypeVar("T", DocumentTable, PassageTable, DeltaTable)
 

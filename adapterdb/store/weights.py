@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ from adapterdb.store.rows import RowRef
 if TYPE_CHECKING:  # torch takes seconds to import, and listing documents needs none
     from torch import Tensor
 
-OPEN_FILES = 256  # a batch of an ingest each; processes may have 1,024 as a rule
+OPEN_FILES = 1024  # kept open at most; fewer where the process may have few
 MAX_OFFSET = 2**40
 
 
@@ -51,6 +52,8 @@ class Weights:
         fields: written into every row file's header (layout fingerprint, store uuid).
         on_step: called at ``staged``, ``synced``, ``renamed``, ``durable``.
         claim: called with the name of a file before it is made.
+        open_files: how many are kept open; None means a quarter of what the process may have,
+            at most ``OPEN_FILES``.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Weights:
         fields: Mapping[str, str],
         on_step: Callable[[str], None],
         claim: Callable[[str], None] = lambda name: None,
+        open_files: int | None = None,
     ) -> None:
         self.folder = folder
         self.fields = dict(fields)
         self._on_step = on_step
         self._claim = claim
         self._files: OrderedDict[str, _OpenFile] = OrderedDict()
+        self._most_files = _most_files() if open_files is None else open_files
         self._verified: dict[str, dict[int, str]] = {}  # file to offset to sha256
         self._lock = threading.Lock()
 
@@ -326,9 +331,15 @@ class Weights:
             except FileNotFoundError as error:
                 raise lost_file(name) from error
             self._files[name] = file
-            while len(self._files) > OPEN_FILES:
+            while len(self._files) > self._most_files:
                 self._files.popitem(last=False)
             return file
+
+
+def _most_files() -> int:
+    """How many weight files this process may keep open."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return OPEN_FILES if allowed == resource.RLIM_INFINITY else min(OPEN_FILES, allowed // 4)
 
 
 class _OpenFile:

@@ -14,15 +14,34 @@ from torch import Tensor
 from adapterdb.layout import DeltaLayout, Site
 from adapterdb.records import Document, Metadata, Passage, StoredDocument
 from adapterdb.store import NewDocument, NewPassage, RowRef, Store, StoreInfo
+from adapterdb.store.folders import Folders
+from adapterdb.store.sessions import Sessions
 
 LAYOUT = DeltaLayout(2, 4.0, (Site("layers.0.up", 20, 12, 0),))
 P, D = LAYOUT.size, 8
 INFO = StoreInfo("base", "embedder", D, LAYOUT, extra={"note": "made for a test"})
 
 
+def new_catalog() -> str | None:
+    """URL of a catalog for a new store; None: SQLite in its folder. ``conftest`` may replace it."""
+    return None
+
+
 def make(folder: Path) -> Store:
     """A new, empty store."""
-    return Store.create(folder, INFO)
+    return Store.create(folder, INFO, catalog_url=new_catalog())
+
+
+def alter(folder: Path, *statements: str) -> None:
+    """Change the catalog of the closed store in ``folder``, as no program of ours would."""
+    folders = Folders(folder)
+    sessions = Sessions(folders.catalog, url=folders.catalog_url())
+    try:
+        with sessions.migrating() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+    finally:
+        sessions.close()
 
 
 def vector(text: str) -> NDArray[np.float32]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 import store_making as making
 import torch
+from sqlalchemy.exc import IntegrityError
 
 from adapterdb.errors import Corrupt, Mismatch
 from adapterdb.store import Finding, Store, check
@@ -56,6 +56,7 @@ def test_weight_files_lost_flipped_cut_or_foreign(tmp_path: Path) -> None:
         assert {f.severity for f in deep if f.code not in notes} == {"error"}
 
 
+@pytest.mark.sqlite
 def test_a_damaged_catalog_is_an_error_not_a_crash(tmp_path: Path) -> None:
     """A catalog overwritten with noise, or gone, raises Corrupt on open."""
     making.make(tmp_path).close()
@@ -76,18 +77,17 @@ def test_a_damaged_catalog_is_an_error_not_a_crash(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     """A store written by a newer program is not opened, and not changed."""
     making.make(tmp_path).close()
-    with sqlite3.connect(tmp_path / "meta.db") as connection:
-        connection.execute("UPDATE store_info SET value = '99' WHERE name = 'format'")
-    connection.close()
+    making.alter(tmp_path, "UPDATE store_info SET value = '99' WHERE name = 'format'")
     for read_only in (False, True):
         with pytest.raises(Mismatch) as caught:
             Store.open(tmp_path, read_only=read_only)
         assert caught.value.code == "format"
 
 
+@pytest.mark.sqlite
 def test_connections_are_durable_and_strict(tmp_path: Path) -> None:
     """WAL, synchronous FULL, foreign keys, overwriting of deleted text: on every connection."""
-    with making.make(tmp_path) as store, store._sessions.reading() as session:
+    with making.make(tmp_path) as store, store.sessions.reading() as session:
         run = session.connection().exec_driver_sql
         found = {
             name: run(f"PRAGMA {name}").scalar()
@@ -107,16 +107,15 @@ def test_only_one_version_of_a_name_can_be_active(tmp_path: Path) -> None:
     with making.make(tmp_path) as store:
         making.add(store, "d", "one")
         making.add(store, "d", "two", seed=1)
-    connection = sqlite3.connect(tmp_path / "meta.db")
-    with pytest.raises(sqlite3.IntegrityError):
-        connection.execute("UPDATE document SET state = 'active'")
-    connection.close()
+    with pytest.raises(IntegrityError):
+        making.alter(tmp_path, "UPDATE document SET state = 'active'")
 
 
 def test_only_the_sql_files_speak_sql() -> None:
     """No file but the catalog's own imports sqlalchemy, and only the index imports lancedb."""
     package = Path(check.__code__.co_filename).parents[1]
     sql = {"backup", "catalog", "changes", "claims", "conditions", "failures", "migrations"}
+    sql |= {"catalog_url", "engines"}
     sql |= {"norms", "outbox", "passages", "purge", "sessions", "tables", "versions"}
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")

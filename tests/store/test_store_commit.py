@@ -228,6 +228,7 @@ def test_a_creation_broken_off_can_be_repeated(tmp_path: Path) -> None:
         assert making.add(store, "d", "x").version == 1
 
 
+@pytest.mark.sqlite
 def test_a_catalog_of_another_store_is_refused(tmp_path: Path) -> None:
     """A meta.db copied from elsewhere does not pass for this home's own."""
     for name in ("one", "two"):
@@ -258,22 +259,6 @@ def test_read_only_answers_and_writes_nothing(tmp_path: Path) -> None:
         assert store.apply_outbox() == 0
     for path, when in before.items():
         assert path.stat().st_mtime_ns == when or path.name.endswith("-shm")
-
-
-def test_a_file_system_without_writing_can_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the folder can't be written the catalog opens as it is, if its log is empty."""
-    with making.make(tmp_path) as store:
-        making.add(store, "d", "some words")
-        monkeypatch.setattr(os, "access", lambda path, mode: False)
-        with pytest.raises(StorageFailed) as caught:
-            Store.open(tmp_path, read_only=True)
-        assert caught.value.code == "read_only"
-    assert not (tmp_path / "meta.db-wal").exists()
-    with Store.open(tmp_path, read_only=True) as store:
-        assert making.found(store, "some words") == ["some words"]
-    assert not (tmp_path / "meta.db-shm").exists()
 
 
 def test_many_threads_search_while_one_commits(tmp_path: Path) -> None:

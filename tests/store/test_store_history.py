@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -163,10 +162,7 @@ def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path) -> N
     """Times in the log never run backwards, and a date still means the last change by then."""
     with making.make(tmp_path) as store:
         making.add(store, "a", "alpha")
-    connection = sqlite3.connect(tmp_path / "meta.db")
-    connection.execute("UPDATE clock SET at = '2999-01-01T00:00:00.000+00:00'")
-    connection.commit()
-    connection.close()
+    making.alter(tmp_path, "UPDATE clock SET at = '2999-01-01T00:00:00.000+00:00'")
     with Store.open(tmp_path) as store:
         making.add(store, "a", "alpha two", seed=1)
         assert store.history("default", "a")[0].at.startswith("2999")
@@ -174,6 +170,7 @@ def test_a_clock_that_jumps_back_does_not_disturb_the_order(tmp_path: Path) -> N
         assert store.moment("2999-01-01") == 2
 
 
+@pytest.mark.sqlite
 def test_a_home_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> None:
     """A stored home of format 1 opens with all it held, with history, and as a new one would be."""
     home = tmp_path / "old"
@@ -200,7 +197,7 @@ def test_a_home_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> Non
 
 
 def _columns(store: Store) -> dict[str, set[tuple[str, bool]]]:
-    with store._sessions.reading() as session:
+    with store.sessions.reading() as session:
         found = inspect(session.connection())
         return {
             table: {(c["name"], bool(c["nullable"])) for c in found.get_columns(table)}
@@ -215,11 +212,12 @@ def test_a_passage_altered_in_the_catalog_is_never_returned(tmp_path: Path) -> N
         making.add(store, "b", "beta words", seed=1)
         making.add(store, "c", "gamma words", seed=2)
         store.apply_outbox()
-    connection = sqlite3.connect(tmp_path / "meta.db")
-    connection.execute("UPDATE passage SET text = 'other words' WHERE text = 'alpha words'")
-    connection.execute("UPDATE passage SET vector = zeroblob(32) WHERE text = 'beta words'")
-    connection.commit()
-    connection.close()
+    another = "(SELECT vector FROM passage WHERE text = 'gamma words')"
+    making.alter(
+        tmp_path,
+        "UPDATE passage SET text = 'other words' WHERE text = 'alpha words'",
+        f"UPDATE passage SET vector = {another} WHERE text = 'beta words'",
+    )
     with Store.open(tmp_path) as store:
         assert set(making.found(store, "gamma words")) == {"gamma words"}
         hits = store.search_text("default", "words", 10)
