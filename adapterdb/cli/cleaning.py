@@ -8,7 +8,7 @@ import click
 
 from adapterdb.cli.documents import confirm
 from adapterdb.cli.options import NAMESPACE, WHERE
-from adapterdb.cli.output import print_json, print_note, print_text, size
+from adapterdb.cli.output import counted, print_json, print_note, print_text, size
 from adapterdb.cli.settings import Settings, shared
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def forget(
 
 def _print_receipt(receipt: Receipt) -> None:
     r = receipt
-    what = f"{r.documents:,} documents ({r.versions:,} versions, {r.passages:,} passages)"
+    inside = f"{counted(r.versions, 'version')}, {counted(r.passages, 'passage')}"
+    what = f"{counted(r.documents, 'document')} ({inside})"
     if r.dry_run:
         print_text(f"would forget {what} from {r.namespace}")
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE
-from adapterdb.cli.output import print_json, print_note, print_table, print_text
+from adapterdb.cli.output import counted, print_json, print_note, print_table, print_text
 from adapterdb.cli.settings import Settings, shared
 from adapterdb.errors import InvalidInput, NotFound
 
@@ -147,7 +147,9 @@ def delete(
     if settings.json:
         print_json({"deleted": 0 if dry_run else count, "matched": count, "dry_run": dry_run})
         return
-    print_text(f"{'would delete' if dry_run else 'deleted'} {_count(count)} from {namespace}")
+    print_text(
+        f"{'would delete' if dry_run else 'deleted'} {counted(count, 'document')} from {namespace}"
+    )
 
 
 def confirm(verb: str, count: int, namespace: str) -> None:
@@ -158,9 +160,5 @@ def confirm(verb: str, count: int, namespace: str) -> None:
             code="needs_yes",
             hint="add --yes",
         )
-    print_note(f"this will {verb} {_count(count)} of namespace {namespace!r}")
+    print_note(f"this will {verb} {counted(count, 'document')} of namespace {namespace!r}")
     click.confirm("go on?", abort=True, err=True)
-
-
-def _count(count: int) -> str:
-    return f"{count:,} document{'' if count == 1 else 's'}"

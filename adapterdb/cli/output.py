@@ -176,6 +176,11 @@ def size(size_bytes: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, in the singular for one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: ``0.4 s``, ``3 min 20 s``, ``10 h 8 min``."""
     if seconds < 60:

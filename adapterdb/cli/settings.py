@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -48,7 +48,7 @@ class Settings:
     """
 
     database: str | None = None
-    catalog: str | None = None
+    catalog: str | None = field(default=None, repr=False)  # may hold a password
     json: bool = False
     quiet: bool = False
     verbose: int = 0

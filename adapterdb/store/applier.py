@@ -113,7 +113,8 @@ class Applier:
             StorageFailed: if it can't be written.
         """
         with self._locked(namespace, timeout_s):
-            self._rebuild(namespace, self._outbox.pending(namespace).generation)
+            generation = self._outbox.pending(namespace).generation
+            self._rebuild(namespace, generation, wanted=True)
 
     def optimize(self, namespace: str, timeout_s: float) -> Optimized:
         """Apply what is pending, tidy the table, and hold its ids against SQL; see ``rebuild``."""
@@ -193,9 +194,9 @@ class Applier:
             return False
         return True
 
-    def _rebuild(self, namespace: str, generation: int) -> int:
+    def _rebuild(self, namespace: str, generation: int, *, wanted: bool = False) -> int:
         """Build the next generation and point to it; the number of changes that it covers."""
-        if generation:
+        if generation and not wanted:
             logger.warning("rebuilding the index of namespace %r from the catalog", namespace)
         with self._outbox.snapshot(namespace) as (seqs, batches):
             self._index.build(namespace, generation + 1, batches)

@@ -3,8 +3,9 @@
     lance/<sha256 of the namespace, 16 digits>/g000001/passages.lance
 
 One table for each namespace and generation; a new generation is built beside the old one and then
-pointed to in SQL. LanceDB syncs nothing and checks nothing, so any failure here is an
-``IndexFailed``, upon which the caller reads SQL and builds the table again.
+pointed to in SQL. LanceDB syncs nothing and checks nothing, so its files are summed
+(``index_sums``) and any failure here is an ``IndexFailed``, upon which the caller reads SQL and
+builds the table again.
 
 Not usable in a forked child: Lance's threads don't survive the fork, and the child may crash.
 """
@@ -26,6 +27,7 @@ import numpy as np
 from adapterdb.errors import AdapterDBError, StorageFailed
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.folders import bytes_of
+from adapterdb.store.index_sums import IndexSums
 from adapterdb.store.passages import IndexRows
 from adapterdb.store.rows import Vector
 
@@ -57,6 +59,7 @@ class Index:
         self.folder = folder
         self._dimension = dimension
         self._tables: dict[Path, Any] = {}
+        self._sums = IndexSums()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -88,6 +91,7 @@ class Index:
                     table.add(self._batch(rows))
         with self._lance(place):
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            self._sums.record(place)
         with self._lock:
             self._tables[place] = table
 
@@ -110,6 +114,7 @@ class Index:
                 or waiting > MAX_UNINDEXED
             ):
                 table.optimize(cleanup_older_than=KEEP_VERSIONS)
+            self._sums.record(place)
 
     def optimize(self, namespace: str, generation: int) -> None:
         """Merge the fragments of the table and remove its older versions from the disk, now.
@@ -123,6 +128,7 @@ class Index:
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
             # once more: words are merged last, which makes a version after the old ones went
             table.optimize(cleanup_older_than=NO_TIME, delete_unverified=True)
+            self._sums.record(place)
 
     def ids(self, namespace: str, generation: int) -> list[int]:
         """The id of every row of the table."""
@@ -236,7 +242,7 @@ class Index:
 
                 if not place.exists():  # connecting would make the folder
                     raise FileNotFoundError(place)
-
+                self._sums.compare(place)
                 connection = lancedb.connect(place, read_consistency_interval=timedelta(0))
                 self._tables[place] = connection.open_table(TABLE)
             return self._tables[place]

@@ -112,6 +112,11 @@ class Sessions:
                 self._failed = error.message
             raise
 
+    def connect(self) -> None:
+        """Reach the catalog, or say why not: StorageFailed, code ``catalog_unreachable``."""
+        with self.snapshot():
+            pass
+
     def check_writable(self) -> None:
         """Raise StorageFailed, code ``read_only``, ``needs_recovery`` or ``forked``."""
         self.check_process()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -133,6 +133,9 @@ class Store:
             StorageFailed: if the folder can't be written.
         """
         folders = Folders(folder)
+        if catalog_url is not None:  # else a folder would be made, and left behind in vain
+            with closing(Sessions(folders.catalog, url=catalog_url, create=True)) as sessions:
+                sessions.connect()
         folders.make_folders()
         with storage_failures(f"home {folder}"), FileLock(folders.locks / "create.lock"):
             if folders.format.exists():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from cli_making import Run
 
 TinyFolder = Callable[[str], Path]
@@ -52,3 +53,34 @@ def test_unknown_model_and_bad_numbers_leave_nothing_behind(run: Run, tmp_path: 
 def test_two_places_are_misuse(run: Run, tmp_path: Path) -> None:
     """DIR and --database can't both name the home."""
     assert run("init", tmp_path / "a", "-d", tmp_path / "b").exit_code == 2
+
+
+def test_a_catalog_elsewhere_is_remembered(
+    run: Run, tmp_path: Path, tiny_folder: TinyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given to init once, by option or environment, later commands find it without being told."""
+    for name in ("option", "environment"):
+        home, file = tmp_path / name, tmp_path / f"{name}.db"
+        url = f"sqlite:///{file}"
+        given = ["--catalog", url] if name == "option" else []
+        if not given:
+            monkeypatch.setenv("ADB_CATALOG", url)
+        done = run("init", home, "--base", tiny_folder("llama"), *given)
+        assert done.exit_code == 0, done.output
+        monkeypatch.delenv("ADB_CATALOG", raising=False)
+        assert file.exists()
+        assert not (home / "meta.db").exists()
+        assert run("-d", home, "list").exit_code == 0
+
+
+def test_a_catalog_that_is_not_there_leaves_no_home(
+    run: Run, tmp_path: Path, tiny_folder: TinyFolder
+) -> None:
+    """The error has a code and no password, and init may be tried again."""
+    url = "postgresql://user:canary@127.0.0.1:1/db"
+    words = ["init", tmp_path / "h", "--base", tiny_folder("llama")]
+    done = run("--json", *words, "--catalog", url)
+    assert done.exit_code != 0
+    assert json.loads(done.stderr)["error"]["code"] == "catalog_unreachable"
+    assert "canary" not in done.output + done.stderr
+    assert run(*words).exit_code == 0

@@ -96,10 +96,10 @@ def test_a_catalog_elsewhere_is_remembered(tmp_path: Path) -> None:
 def test_a_url_that_is_refused_is_not_repeated(tmp_path: Path, url: str) -> None:
     """Half a password may stand anywhere in a URL that is wrong."""
     with pytest.raises(InvalidInput) as caught:
-        Store.create(tmp_path, making.INFO, catalog_url=url)
+        Store.create(tmp_path / "home", making.INFO, catalog_url=url)
     assert caught.value.code == "bad_catalog_url"
     assert "canary" not in f"{caught.value} {caught.value.hint} {caught.getrepr(style='short')}"
-    assert not (tmp_path / "FORMAT").exists()
+    assert not (tmp_path / "home").exists()
 
 
 # SQLite's files
