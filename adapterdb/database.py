@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from adapterdb.ingest.pipeline import Item
     from adapterdb.store.applier import Optimized
     from adapterdb.store.backup import CopyReport
-    from adapterdb.store.check import Finding
+    from adapterdb.store.findings import Finding, Repaired
     from adapterdb.store.forget import Receipt
     from adapterdb.store.gc import Collected
     from adapterdb.store.rows import StoreStats
@@ -195,6 +195,7 @@ class AdapterDB:
         title: str = "",
         namespace: str = "default",
         metadata: Metadata | None = None,
+        parents: str | Iterable[str] = (),
     ) -> Delta:
         """Store a LoRA of your own as the delta of ``text``.
 
@@ -202,6 +203,8 @@ class AdapterDB:
             weights: a PEFT folder, or a factor row ``(P,)`` of this home's layout.
             text: what it is about: found by it, shown as its source.
             name: of the document that stands for it.
+            parents: documents or deltas it was made from; when one of them is deleted or
+                forgotten, it is too.
 
         Raises:
             Mismatch: if it is no plain LoRA of this home's modules and rank, or not finite.
@@ -216,9 +219,10 @@ class AdapterDB:
         row = read_peft(Path(weights), layout) if isinstance(weights, str | Path) else weights
         document = Document(name, text, title, "imported", metadata or {})
         document = check_document(document, self.config.limits)
-        return put_row(
-            self._home.store, self._home.embedder, self._home.base, row, document, namespace
-        )
+        named = [parents] if isinstance(parents, str) else parents
+        made_from = [delta.id for parent in named for delta in self._named(parent, namespace)]
+        home = self._home
+        return put_row(home.store, home.embedder, home.base, row, document, namespace, made_from)
 
     # --- finding and asking
 
@@ -425,11 +429,26 @@ class AdapterDB:
         """Namespaces that hold an active document."""
         return self._home.store.namespaces()
 
-    def check(self) -> list[Finding]:
-        """Compare catalog, weight files and index; empty when all is well. Changes nothing."""
+    def check(self, *, deep: bool = False) -> Sequence[Finding]:
+        """Compare catalog, weight files and index; empty when all is well. Changes nothing.
+
+        Args:
+            deep: also read every weight file, row and text, and every indexed vector and text.
+        """
         from adapterdb.store.check import check
 
-        return check(self._home.store)
+        return check(self._home.store, deep=deep)
+
+    def repair(self) -> Sequence[Repaired]:
+        """Mend what a deep check finds, as far as it can be; what was done, see ``store.repair``.
+
+        Documents that can't be mended are made again when they are next ingested.
+        """
+        from adapterdb.store.repair import repair
+
+        done = repair(self._home.store)
+        self._home.drop_resident()
+        return done
 
     # --- housekeeping
 

@@ -31,11 +31,16 @@ def put_row(
     row: Tensor,
     document: Document,
     namespace: str,
+    parents: Sequence[str] = (),
 ) -> Delta:
     """Store factors ``row (P,)`` as the one delta of ``document``, whose text is one passage.
 
+    Args:
+        parents: ids of the stored deltas it was made from: it goes when one of them goes.
+
     Raises:
         Mismatch: if the row has another size or holds NaN or infinity.
+        NotFound: if a parent is not there.
     """
     size = store.info.layout.size
     if tuple(row.shape) != (size,):
@@ -57,6 +62,7 @@ def put_row(
         ref,
         kind="imported",
         recipe="imported",
+        parents=tuple(dict.fromkeys(parents)),
     )
     key = hashlib.sha256(f"imported {text_sha} {ref.sha256}".encode()).hexdigest()
     (stored,) = store.commit([NewDocument(namespace, document, text_sha, key, (passage,))])

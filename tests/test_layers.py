@@ -19,7 +19,15 @@ ROWS = (
     {"home"},
     {"ingest", "engine", "evaluation", "exchange"},
     {"training", "store"},
-    {"adapted_model", "base_model", "embedder", "prompts", "model_folder", "peft_format"},
+    {
+        "adapted_model",
+        "base_model",
+        "embedder",
+        "prompts",
+        "model_folder",
+        "peft_format",
+        "peft_config",
+    },
     {"kernels"},
     {"layout", "records", "config", "errors"},
 )

@@ -49,6 +49,10 @@ def export(settings: Settings, names: tuple[str, ...], folder: str, namespace: s
     "--tag", "tags", multiple=True, metavar="[K=]V",
     help="Add a field; a bare V is a tag. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "--made-from", "parents", multiple=True, metavar="NAME",
+    help="Document or delta it was made from: deleted or forgotten with it. Repeatable.",
+)  # fmt: skip
 @shared
 def import_(
     settings: Settings,
@@ -58,6 +62,7 @@ def import_(
     title: str,
     namespace: str,
     tags: tuple[str, ...],
+    parents: tuple[str, ...],
 ) -> None:
     """Store a LoRA of your own, from a PEFT folder, as the delta of a text.
 
@@ -68,7 +73,7 @@ def import_(
     with settings.open() as db:
         delta = db.put(
             folder, text=text, name=name or Path(folder).resolve().name, title=title,
-            namespace=namespace, metadata=metadata,
+            namespace=namespace, metadata=metadata, parents=parents,
         )  # fmt: skip
     if settings.json:
         print_json(delta)

@@ -1,7 +1,9 @@
 """Where documents, passages and deltas are kept: SQL catalog, weight files, derived index."""
 
-from adapterdb.store.check import Finding, check
+from adapterdb.store.check import check
 from adapterdb.store.filters import Filter, parse_filter
+from adapterdb.store.findings import Finding, Repaired
+from adapterdb.store.repair import repair
 from adapterdb.store.rows import (
     NewDocument,
     NewPassage,
@@ -19,6 +21,7 @@ __all__ = [
     "NewDocument",
     "NewPassage",
     "PassageRow",
+    "Repaired",
     "RowRef",
     "Scored",
     "Store",
@@ -26,4 +29,5 @@ __all__ = [
     "StoreStats",
     "check",
     "parse_filter",
+    "repair",
 ]

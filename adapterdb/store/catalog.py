@@ -97,18 +97,6 @@ class Catalog:
         entries = [{"name": name, "value": value} for name, value in values.items()]
         session.execute(insert(InfoTable), entries)
 
-    def problems(self) -> list[str]:
-        """What the database says is wrong with itself; SQLite only, others check on their own."""
-        if not self._sessions.is_sqlite:
-            return []
-        with self._sessions.reading() as session:
-            run = session.connection().exec_driver_sql
-            said = [str(row[0]) for row in run("PRAGMA integrity_check")]
-            broken = run("PRAGMA foreign_key_check").all()
-        return [line for line in said if line != "ok"] + [
-            f"a row of {row[0]} names a row of {row[2]} that is gone" for row in broken
-        ]
-
     # changing
 
     def commit(

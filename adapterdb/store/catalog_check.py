@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from adapterdb.errors import Corrupt
 from adapterdb.store.damage import AGAIN
 from adapterdb.store.encoding import stored_bytes
-from adapterdb.store.findings import INGEST, REPAIR, RESTORE, Finding, named, severity_of
+from adapterdb.store.findings import INGEST, REPAIR, RESTORE, Finding, severity_of
 from adapterdb.store.forget import unfinished
 from adapterdb.store.tables import (
     ChangeTable,
@@ -266,10 +266,11 @@ def _outbox(session: Session, store: Store) -> Iterator[Finding]:
         )
     }
     for namespace, count in sorted(counts.items()):
-        bad = sum(1 for _, name in lost if name == namespace)
+        own = [seq for seq, name in lost if name == namespace]
+        bad = len(own)
         where = f"namespace {namespace!r}"
         if bad:
-            what = f"{where}: {named(bad, 'index changes', lost[0][0])} concern no passage of it"
+            what = f"{where}: {bad} index changes, {own[0]} for one, concern no passage of it"
             yield Finding("outbox_stuck", "warning", what, namespace=namespace)
         if count > bad:
             what = f"{where}: {count - bad} index changes are committed, not yet applied"

@@ -6,6 +6,7 @@ what they are about to finish is not taken for damage. ``repair`` mends what is 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from adapterdb.errors import Corrupt
@@ -24,7 +25,7 @@ def check(store: Store, *, deep: bool = False) -> list[Finding]:
         deep: also read every weight file, row and text, and every indexed vector and text.
     """
     found = [*catalog_check.database(store, deep=deep)]
-    sections = [
+    sections: list[Callable[[], Iterator[Finding]]] = [
         lambda: catalog_check.rows(store),
         lambda: file_check.weight_files(store, deep=deep),
         lambda: file_check.rows(store, deep=deep),

@@ -73,8 +73,11 @@ class Claims:
         )
 
     def bury(self, session: Session, standing: Standing) -> None:
-        """Drop the claims of writers that died."""
+        """Drop the claims of writers that died, and their lock files."""
         session.execute(delete(ClaimTable).where(ClaimTable.writer.in_(standing.writers)))
+        for writer in standing.writers:
+            with suppress(OSError):
+                self._lock_file(writer).unlink()
 
     def release(self) -> None:
         """Drop the claims of this writer, who writes no more."""
@@ -103,6 +106,4 @@ class Claims:
         except (Timeout, OSError):  # held; or a file system that can't be written
             return False
         lock.release()
-        with suppress(OSError):
-            path.unlink()
         return True

@@ -14,18 +14,17 @@ from sqlalchemy.orm import Session
 from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable
 
 AGAIN = "damaged:"
+CHUNK = 5000
 
 
 def lose_rows(session: Session, delta_ids: Sequence[str]) -> None:
     """Say of deltas that their rows are lost, and let ingest make their documents again."""
-    lost = DeltaTable.id.in_(delta_ids)
-    session.execute(update(DeltaTable).where(lost).values(damaged=True))
-    make_again(
-        session,
-        select(PassageTable.document_id)
-        .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
-        .where(lost),
-    )
+    for at in range(0, len(delta_ids), CHUNK):
+        lost = DeltaTable.id.in_(delta_ids[at : at + CHUNK])
+        session.execute(update(DeltaTable).where(lost).values(damaged=True))
+        passages = select(DeltaTable.passage_id).where(lost)
+        owners = select(PassageTable.document_id).where(PassageTable.id.in_(passages))
+        make_again(session, owners)
 
 
 def make_again(session: Session, documents: Sequence[int] | Select[int]) -> None:

@@ -112,9 +112,8 @@ def rows(store: Store, *, deep: bool) -> Iterator[Finding]:
     for delta, document in _deltas(store) if deep else ():
         ref = row_ref(delta)
         problem = row_problem(store, ref)
-        if problem is None and document.state == "active" and ref.norm == 0:
-            if delta.kind == "gradient" or _is_zero(store, ref):
-                dead.append(delta.id)
+        if problem is None and document.state == "active" and _is_dead(store, delta):
+            dead.append(delta.id)
         if delta.damaged:
             readable[document.id] = readable.get(document.id, 0) + (problem is None)
         elif problem is not None and problem.code != "lost_file" and _still(store, delta.id, ref):
@@ -209,8 +208,7 @@ def _deltas(store: Store) -> Iterator[tuple[DeltaTable, DocumentTable]]:
             return
         last = page[-1][0].id
         # a file is opened once for all of its rows on the page
-        for delta, document in sorted(page, key=lambda row: (row[0].file, row[0].offset)):
-            yield delta, document
+        yield from sorted(page, key=lambda row: (row[0].file, row[0].offset))
 
 
 def _still(store: Store, delta_id: str, ref: RowRef) -> bool:
@@ -220,9 +218,11 @@ def _still(store: Store, delta_id: str, ref: RowRef) -> bool:
         return delta is not None and row_ref(delta) == ref
 
 
-def _is_zero(store: Store, ref: RowRef) -> bool:
-    """Whether LoRA factors whose norm is not known change nothing."""
-    row = store.weights.read_row(ref).float()
+def _is_dead(store: Store, delta: DeltaTable) -> bool:
+    """Whether a delta changes nothing; of LoRA factors a norm of 0 says that it is not known."""
+    if delta.norm or delta.kind == "gradient":
+        return not delta.norm
+    row = store.weights.read_row(row_ref(delta)).float()
     return float(store.info.layout.change_norms(row[None])[0]) == 0
 
 

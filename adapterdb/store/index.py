@@ -38,6 +38,7 @@ MAX_UNINDEXED = 4096  # rows whose words every text search reads one by one
 KEEP_VERSIONS = timedelta(hours=1)
 NO_TIME = timedelta(milliseconds=1)  # at 0 LanceDB warns of what our readers are made for
 MAX_QUERY_CHARS = 8192
+SCAN_ROWS = 5000
 
 Found = list[tuple[int, float]]
 
@@ -186,14 +187,15 @@ class Index:
         with self._lance(place):
             return int(self._open(place).count_rows())
 
-    def rows(self, namespace: str, generation: int) -> IndexRows:
-        """Everything the table holds."""
+    def scan(self, namespace: str, generation: int) -> Iterator[IndexRows]:
+        """Everything the table holds, in batches."""
         place = self.place(namespace, generation)
         with self._lance(place):
-            table = self._open(place).to_arrow()
-            flat = table["vector"].combine_chunks().flatten().to_numpy()
-            vectors = np.asarray(flat, np.float32).reshape(-1, self._dimension)
-            return IndexRows(table["id"].to_pylist(), vectors, table["text"].to_pylist())
+            batches = self._open(place).search().select(["id", "vector", "text"])
+            for batch in batches.to_batches(SCAN_ROWS):
+                flat = batch["vector"].flatten().to_numpy()
+                vectors = np.asarray(flat, np.float32).reshape(-1, self._dimension)
+                yield IndexRows(batch["id"].to_pylist(), vectors, batch["text"].to_pylist())
 
     def reopen(self, namespace: str, generation: int) -> None:
         """Let go of the open table, so that it is read anew."""

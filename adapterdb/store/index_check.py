@@ -55,12 +55,8 @@ def folders(store: Store) -> Iterator[Finding]:
     for folder in sorted(store.paths.index.glob("*/")):
         for path in unread(store, folder):
             place = str(path.relative_to(store.home))
-            if ".bad-" in path.name:
-                what = f"{path} is an index that was set aside"
-                yield Finding("index_set_aside", "note", what, id=place)
-            else:
-                what = f"{path} is an index that is not read (or is being built)"
-                yield Finding("index_superseded", "note", what, id=place)
+            what = f"{path} is an index that is not read (it was set aside, or is being built)"
+            yield Finding(unread_code(path), "note", what, id=place)
 
 
 def unread(store: Store, folder: Path) -> list[Path]:
@@ -70,11 +66,18 @@ def unread(store: Store, folder: Path) -> list[Path]:
     return [path for path in there if path not in read]
 
 
+def unread_code(path: Path) -> str:
+    """The code for one of them: taken out of use as damaged, or of another generation."""
+    return "index_set_aside" if ".bad-" in path.name else "index_superseded"
+
+
 def _differences(store: Store, namespace: str, deep: bool) -> dict[str, set[int]]:
     """Ids of passages that are not in the index as they should be, by code."""
     before = store.outbox.pending(namespace)
     counts: Counter[int] = Counter()
     altered: set[int] = set()
+    if before.changed and not before.generation:
+        return {code: set() for code in WORDS}  # it is about to be built
     if before.generation and deep:
         for batch in store.index.scan(namespace, before.generation):
             counts.update(batch.ids)
@@ -113,5 +116,6 @@ def _intact(store: Store, ids: Sequence[int]) -> Iterator[int]:
         with store.sessions.reading() as session:
             chosen = query.where(PassageTable.id.in_(ids[at : at + CHUNK]))
             for row in session.execute(chosen.execution_options(yield_per=CHUNK)):
-                if (crc(row.text), crc(row.vector)) == (row.text_crc, row.vector_crc):
+                same = (crc(row.text), crc(row.vector)) == (row.text_crc, row.vector_crc)
+                if same and len(row.vector) == 4 * store.info.dimension:
                     yield row.id

@@ -122,13 +122,18 @@ def index_query(
 
 def index_rows(found: Sequence[Any], dimension: int) -> IndexRows:
     """Rows of ``index_query`` as arrays, without those that fail their checksums."""
-    kept = [row for row in found if _intact(row) and _same(row.id, row.vector, row.vector_crc)]
+    kept = [row for row in found if _intact(row) and _vector_is_intact(row, dimension)]
     vectors = np.frombuffer(b"".join(row.vector for row in kept), "<f4").reshape(-1, dimension)
     return IndexRows([row.id for row in kept], vectors, [row.text for row in kept])
 
 
 def _intact(row: Any) -> bool:
     return _same(row.id, row.text, row.text_crc)
+
+
+def _vector_is_intact(row: Any, dimension: int) -> bool:
+    """Also of this home's length: one of another would spoil the whole array."""
+    return _same(row.id, row.vector, row.vector_crc) and len(row.vector) == 4 * dimension
 
 
 def _same(passage_id: int, data: str | bytes, want: int) -> bool:

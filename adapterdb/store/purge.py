@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from adapterdb.config import RetentionConfig
 from adapterdb.store.catalog import row_ref
+from adapterdb.store.damage import lose_rows
 from adapterdb.store.headers import FileShape
 from adapterdb.store.rows import RowRef
 from adapterdb.store.tables import (
@@ -156,15 +157,8 @@ def rows_in(session: Session, file: str, *, but_of: Sequence[int] = ()) -> list[
 def mark_damaged(session: Session, files: Sequence[str]) -> None:
     """Say of deltas in these files that their rows are lost, and let ingest make them again."""
     for chunk in _chunks(files):
-        lost = DeltaTable.file.in_(chunk)
-        documents = (
-            select(PassageTable.document_id)
-            .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
-            .where(lost)
-        )
-        session.execute(update(DeltaTable).where(lost).values(damaged=True))
-        remade = update(DocumentTable).where(DocumentTable.id.in_(documents))
-        session.execute(remade.values(key=""))
+        named = select(DeltaTable.id).where(DeltaTable.file.in_(chunk))
+        lose_rows(session, list(session.scalars(named)))
 
 
 def repoint(

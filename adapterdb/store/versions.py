@@ -103,11 +103,24 @@ def add_document(
     deltas = [_new_delta(row, entry, info) for entry in new.passages]
     _add_passages(session, row, passages, deltas)
     for entry, delta in zip(new.passages, deltas, strict=True):
+        _check_parents(session, entry.parents)
         for parent in entry.parents:
             session.add(LineageTable(child=delta.id, parent=parent))
     note(session, moment, "put", row)
     session.flush()
     return stored(row)
+
+
+def _check_parents(session: Session, parents: Sequence[str]) -> None:
+    """NotFound unless each is a delta of an active document: others may go any moment."""
+    query = (
+        select(DeltaTable.id)
+        .join(PassageTable, PassageTable.id == DeltaTable.passage_id)
+        .join(DocumentTable, DocumentTable.id == PassageTable.document_id)
+        .where(DeltaTable.id.in_(parents), visible(None))
+    )
+    if parents and (missing := set(parents) - set(session.scalars(query))):
+        raise NotFound(f"there is no delta {min(missing)!r} of an active document")
 
 
 def revive(session: Session, old: DocumentTable, moment: Moment) -> StoredDocument:

@@ -23,6 +23,11 @@ def test_export_then_import(run: Run, home: Path, tmp_path: Path) -> None:
     assert (stored["kind"], stored["document"]) == ("imported", "mills")
     hits = json.loads(run("search", "windmills", "-k", "1", "--json", "-d", home).stdout)
     assert hits[0]["delta_id"] == stored["id"]
+    derived = ("import", first, "--text", about, "--name", "derived", "--made-from")
+    assert run(*derived, "no.txt", "-d", home).exit_code == 1
+    assert run(*derived, "harbour.md", "-d", home).exit_code == 0
+    assert run("delete", "harbour.md", "--yes", "-d", home).exit_code == 0
+    assert run("show", "derived", "-d", home).exit_code == 1
     piped = run("import", second, "--text", "-", "-d", home, stdin="Ships call at noon.")
     assert piped.stdout.endswith(f"as {second.name}@1\n")
 

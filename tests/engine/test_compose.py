@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from adapterdb.engine.compose import compose
+from adapterdb.config import SearchConfig
+from adapterdb.engine.compose import capped, compose
 from adapterdb.errors import InvalidInput
-from adapterdb.records import Hit
+from adapterdb.records import Hit, Mixture
 
 
 def hit(delta_id: str, similarity: float) -> Hit:
@@ -47,3 +49,27 @@ def test_unknown_composition_is_named() -> None:
     """A composition that does not exist is refused with the allowed ones."""
     with pytest.raises(InvalidInput, match="cat, mean, single"):
         compose(HITS, "sum")  # type: ignore[arg-type]
+
+
+def test_capped_lowers_only_what_is_too_strong() -> None:
+    """A weight falls by as much as its delta is over the cap; 0 is no cap."""
+    mixture = Mixture((("a", 0.5), ("b", 0.3), ("c", 0.2)), "cat")
+    held, over = capped(mixture, {"a": 5.0, "b": 1.25}, 1.25)
+    assert over == {"a": 0.25}
+    assert held == Mixture((("a", 0.125), ("b", 0.3), ("c", 0.2)), "cat")
+    assert capped(mixture, {"a": 5.0}, 0) == (mixture, {})
+
+
+@pytest.mark.parametrize("scale", [1, 10, 100, 1000])
+def test_a_poisoned_delta_can_not_take_over(scale: int) -> None:
+    """Its cosine with the merge of five is at most 0.60, however large it is made."""
+    for seed in range(50):
+        rows = torch.randn(5, 4096, generator=torch.Generator().manual_seed(seed))
+        rows[0] *= scale
+        norms = rows.norm(dim=1)
+        strengths = dict(zip("abcde", (norms / norms.median()).tolist(), strict=True))
+        mixture = Mixture(tuple((name, 0.2) for name in "abcde"), "mean")
+        held, _ = capped(mixture, strengths, SearchConfig().norm_cap)
+        merged = torch.tensor([weight for _, weight in held.parts]) @ rows
+        share = float(torch.cosine_similarity(merged, rows[0], dim=0))
+        assert share <= 0.60, f"seed {seed}"

@@ -120,11 +120,8 @@ def test_a_damaged_file_is_named_and_the_rest_is_copied(tmp_path: Path) -> None:
     with Store.open(tmp_path / "again") as copy:
         (row,) = copy.rows_of([good.id])
         assert copy.read_row(row).equal(making.rows(2)[0])
-        assert [finding.code for finding in check(copy, deep=True)] == [
-            "sha_mismatch",
-            "outbox_pending",
-            "bad_row",
-        ]
+        found = {finding.code for finding in check(copy, deep=True)}
+        assert found == {"sha_mismatch", "outbox_pending", "bad_row"}
 
 
 def test_a_lost_file_is_named_and_the_rest_is_copied(tmp_path: Path) -> None:
