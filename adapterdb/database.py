@@ -453,7 +453,7 @@ class AdapterDB:
     # --- housekeeping
 
     def gc(self, *, grace_h: float = 24.0, dry_run: bool = False) -> Collected:
-        """Remove what ``config.retention`` no longer keeps and what nothing names, see ``store.gc``."""
+        """Remove what retention no longer keeps and what nothing names, see ``store.gc``."""
         from adapterdb.store.gc import collect
 
         keep = self.config.retention

@@ -1,4 +1,4 @@
-"""``adb history`` and ``adb rollback``: what happened to a document, and an earlier version again."""
+"""``adb history`` and ``adb rollback``: what happened to a document, and going back."""
 
 from __future__ import annotations
 

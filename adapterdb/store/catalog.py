@@ -1,8 +1,8 @@
 """The catalog of documents and deltas: committing, deleting, listing, counting.
 
 How a version is born and withdrawn is in ``versions``; queries over passages and their vectors are
-in ``passages``, over pending index changes in ``outbox``; with ``conditions`` and ``migrations``
-these are the only files that speak SQL. Every query that answers for a namespace names it.
+in ``passages``, over pending index changes in ``outbox``. Nothing outside this folder speaks SQL,
+and every query that answers for a namespace names it.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ when the process ends, however it ends. No clock is asked.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class Claims:
         self._folder = folder
         self._writer = uuid4().hex
         self._alive: FileLock | None = None
+        self._process = os.getpid()
 
     def claim(self, file: str) -> None:
         """Say, durably, that this writer is about to write ``file``."""
@@ -80,12 +82,12 @@ class Claims:
                 self._lock_file(writer).unlink()
 
     def release(self) -> None:
-        """Drop the claims of this writer, who writes no more."""
-        if self._alive is None:
+        """Drop the claims of this writer, who writes no more; a forked child has none."""
+        if self._alive is None or self._process != os.getpid():
             return
-        with suppress(StorageFailed, Locked):  # a claim whose lock is gone counts for nothing
-            with self._sessions.writing() as session:
-                session.execute(delete(ClaimTable).where(ClaimTable.writer == self._writer))
+        # a claim whose lock is gone counts for nothing, so this may fail
+        with suppress(StorageFailed, Locked), self._sessions.writing() as session:
+            session.execute(delete(ClaimTable).where(ClaimTable.writer == self._writer))
         self._alive.release()
         with suppress(OSError):
             self._lock_file(self._writer).unlink()

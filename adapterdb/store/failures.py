@@ -106,6 +106,8 @@ def _code(error: DBAPIError) -> str | None:
     if error.connection_invalidated:
         return "catalog_unreachable"
     name, known = getattr(error.orig, "sqlite_errorname", None), SQLITE
+    if name == "SQLITE_ERROR" and "no such" in str(error.orig):
+        return "corrupt"  # a table or column that was there: its declaration is damaged
     if name is None:
         name, known = getattr(error.orig, "sqlstate", None), POSTGRES
     if name is None:  # no connection was made, so no server gave a code

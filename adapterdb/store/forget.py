@@ -48,6 +48,7 @@ OUT_OF_REACH = (
     "answers already given, and logs of other programs",
     "deltas still in the memory of other running processes",
     "copies below the file system: snapshots, worn flash cells",
+    "the write-ahead log and backups of a PostgreSQL server, if it has the catalog",
 )
 
 
@@ -229,6 +230,8 @@ def _erase(store: Store, namespace: str, marked: _Marked, versions: list[int]) -
     clear_index(store, 0)
     store.on_step("forget_indexed")
     store.sessions.truncate_log()
+    if not store.sessions.is_sqlite:
+        store.sessions.vacuum()  # rows removed lie in its tables until then
     found = residue.scan(store.home, samples)
     if any(path.name.startswith(store.paths.catalog.name) for path in found):
         store.sessions.vacuum()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -35,17 +36,32 @@ class FileShape(NamedTuple):
     fields: Mapping[str, str]
 
 
+def open_file(path: Path) -> int:
+    """A descriptor to read the weight file at ``path`` from.
+
+    Raises:
+        Corrupt: code ``lost_file``, if there is none, or a folder, pipe or device in its place.
+        StorageFailed: the file system refused.
+    """
+    with storage_failures(f"weight file {path.stem}"):
+        try:  # a pipe must not make us wait
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise lost_file(path.stem) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise lost_file(path.stem)
+    return descriptor
+
+
 def read_shape(path: Path) -> FileShape:
     """What the row file at ``path`` says of itself; Corrupt if it is lost or not whole."""
     name = path.stem
-    try:
-        with storage_failures(f"weight file {name}"), path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            head = int.from_bytes(file.read(8), "little")
-            # a bloated header is refused before it is read
-            text = file.read(head) if 0 < head <= min(MAX_HEADER_BYTES, size - 8) else b""
-    except FileNotFoundError as error:
-        raise lost_file(name) from error
+    with storage_failures(f"weight file {name}"), os.fdopen(open_file(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = int.from_bytes(file.read(8), "little")
+        # a bloated header is refused before it is read
+        text = file.read(head) if 0 < head <= min(MAX_HEADER_BYTES, size - 8) else b""
     try:
         header = json.loads(text)
         tensor = header["rows"]

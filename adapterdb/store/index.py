@@ -175,7 +175,8 @@ class Index:
         with self._lance(place):
             from lancedb.query import MatchQuery
 
-            words = MatchQuery(text[:MAX_QUERY_CHARS], "text")
+            sound = text[:MAX_QUERY_CHARS].encode(errors="replace").decode()  # no lone surrogates
+            words = MatchQuery(sound, "text")
             query = self._open(place).search(words, query_type="fts")
             query = query.select(["id", "_score"]).limit(n)
             found = (query if ids is None else query.where(_among(ids))).to_arrow()

@@ -12,6 +12,7 @@ next one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, or_, select, update
@@ -148,11 +149,11 @@ def _counts(store: Store, finding: Finding) -> Iterator[Repaired]:
         yield Repaired(finding.code, finding.what, AGAIN)
         return
     with store.sessions.writing() as session:
-        moment = tick(session, 0)
+        tick(session, 0)
         query = active_documents(finding.namespace).where(DocumentTable.name == finding.document)
         rows = list(session.scalars(query.order_by(DocumentTable.version)))
-        for row in rows[:-1]:
-            withdraw(session, row, "retired", moment.seq)
+        for row, later in pairwise(rows):
+            withdraw(session, row, "retired", later.seq)
     yield Repaired(finding.code, finding.what, "the earlier ones retired")
 
 

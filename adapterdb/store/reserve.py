@@ -6,10 +6,18 @@ deletion done, and the reserve made again as soon as there is room.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
+
+from adapterdb.errors import StorageFailed
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SIZE_BYTES = 8 * 2**20
 PLENTY = 4  # times as much must be free before some is set aside
@@ -45,6 +53,16 @@ class Reserve:
             finally:
                 os.close(descriptor)
         return False
+
+    def despite_full_disk(self, act: Callable[[], T]) -> T:
+        """What ``act`` returns; if it finds the disk full, once more with this space given up."""
+        try:
+            return act()
+        except StorageFailed as error:
+            if error.code != "disk_full" or not self.give_up():
+                raise
+        logger.warning("the disk is full: going on with the space that was kept aside")
+        return act()
 
     def give_up(self) -> bool:
         """Free the space; whether there was any."""

@@ -11,29 +11,25 @@ SQL is the only truth: the index is derived, and every hit is joined back.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
-from filelock import FileLock
-
-from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch, NotFound, StorageFailed
+from adapterdb.errors import Corrupt, InvalidInput, NotFound
 from adapterdb.records import Change, Delta, StoredDocument, check_int
 from adapterdb.store.applier import Applier
 from adapterdb.store.catalog import Catalog
 from adapterdb.store.changes import Changes
 from adapterdb.store.claims import Claims
-from adapterdb.store.failures import storage_failures
 from adapterdb.store.filters import Where, as_filter
 from adapterdb.store.finder import Finder
 from adapterdb.store.folders import Folders
 from adapterdb.store.index import Index
 from adapterdb.store.locks import held
-from adapterdb.store.migrations import FORMAT, check_format
 from adapterdb.store.norms import Norms
+from adapterdb.store.opening import make, open_catalog
 from adapterdb.store.outbox import Outbox
 from adapterdb.store.passages import Passages, Scope
 from adapterdb.store.reserve import Reserve
@@ -52,9 +48,6 @@ from adapterdb.store.weights import Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 STEPS = (
     "claimed",
@@ -132,19 +125,7 @@ class Store:
             Exists: if there is one, in the folder or behind ``catalog_url``.
             StorageFailed: if the folder can't be written.
         """
-        folders = Folders(folder)
-        if catalog_url is not None:  # else a folder would be made, and left behind in vain
-            with closing(Sessions(folders.catalog, url=catalog_url, create=True)) as sessions:
-                sessions.connect()
-        folders.make_folders()
-        with storage_failures(f"home {folder}"), FileLock(folders.locks / "create.lock"):
-            if folders.format.exists():
-                raise Exists(f"there is a store in {folder} already")
-            sessions = Sessions(folders.catalog, url=catalog_url, create=True)
-            try:
-                folders.write_format(FORMAT, Catalog(sessions).found(info), catalog_url)
-            finally:
-                sessions.close()
+        make(folder, info, catalog_url)
         return cls.open(folder, catalog_url=catalog_url)
 
     @classmethod
@@ -171,27 +152,12 @@ class Store:
                 to another store.
         """
         folders = Folders(folder)
-        number, uuid = folders.read_format()
-        check_format(number, number)
-        catalog_url = catalog_url or folders.catalog_url()
-        if catalog_url is None and not folders.catalog.exists():
-            raise Corrupt(
-                f"{folders.catalog} is missing",
-                code="lost_catalog",
-                hint="restore it from a backup",
-            )
-        sessions = Sessions(folders.catalog, url=catalog_url, read_only=read_only)
+        sessions = open_catalog(folders, catalog_url, read_only=read_only)
         try:
-            Catalog(sessions).bring_up_to_date(read_only=read_only)
-            store = cls(folders, sessions, read_only=read_only, on_step=on_step)
-            if store.uuid != uuid:
-                raise Mismatch(
-                    f"the catalog belongs to store {store.uuid}, {folder} to {uuid}", code="store"
-                )
+            return cls(folders, sessions, read_only=read_only, on_step=on_step)
         except BaseException:
             sessions.close()
             raise
-        return store
 
     def close(self) -> None:
         """Let go of all files and connections."""
@@ -294,7 +260,7 @@ class Store:
         self.check_writable()
         if names is not None:
             names = list(names)
-        count = self._despite_full_disk(
+        count = self.reserve.despite_full_disk(
             lambda: self.catalog.delete(namespace, names, as_filter(where))
         )
         self.on_step("committed")
@@ -479,16 +445,6 @@ class Store:
             weight_bytes=weight_bytes,
             index_bytes=index_bytes,
         )
-
-    def _despite_full_disk(self, act: Callable[[], T]) -> T:
-        """What ``act`` returns; if the disk is full, once more with the space kept aside for it."""
-        try:
-            return act()
-        except StorageFailed as error:
-            if error.code != "disk_full" or not self.reserve.give_up():
-                raise
-        logger.warning("the disk is full: going on with the space that was kept aside")
-        return act()
 
     def _read(self, row: RowRef, out: Tensor | None) -> Tensor:
         try:

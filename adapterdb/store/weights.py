@@ -35,7 +35,7 @@ from adapterdb.store.encoding import (
     read_dtype,
 )
 from adapterdb.store.failures import storage_failures
-from adapterdb.store.headers import FileShape, lost_file, read_shape
+from adapterdb.store.headers import FileShape, open_file, read_shape
 from adapterdb.store.rows import RowRef
 
 if TYPE_CHECKING:  # torch takes seconds to import, and listing documents needs none
@@ -186,22 +186,22 @@ class Weights:
         """The tensors of a file by ``write_tensors``, its sha256 checked; Corrupt."""
         from safetensors.torch import load
 
-        try:
-            with storage_failures(f"weight file {name}"):
-                data = self.path(name).read_bytes()
-        except FileNotFoundError as error:
-            raise lost_file(name) from error
+        with (
+            storage_failures(f"weight file {name}"),
+            os.fdopen(open_file(self.path(name)), "rb") as file,
+        ):
+            data = file.read()
         if hashlib.sha256(data).hexdigest() != name:
             raise Corrupt(f"weight file {name} does not match its sha256", code="sha_mismatch")
         return dict(load(data))
 
     def sha256(self, name: str) -> str:
         """The sha256 of the bytes now in the file ``name``; Corrupt if it is lost."""
-        try:
-            with storage_failures(f"weight file {name}"), self.path(name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError as error:
-            raise lost_file(name) from error
+        with (
+            storage_failures(f"weight file {name}"),
+            os.fdopen(open_file(self.path(name)), "rb") as file,
+        ):
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def names(self) -> set[str]:
         """The names of all files that are there."""
@@ -325,11 +325,7 @@ class Weights:
             if file is not None:  # removed, or replaced by an equal one, in another process
                 del self._files[name]
                 self._verified.pop(name, None)
-            try:
-                with storage_failures(f"weight file {name}"):
-                    file = _OpenFile(os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC))
-            except FileNotFoundError as error:
-                raise lost_file(name) from error
+            file = _OpenFile(open_file(self.path(name)))
             self._files[name] = file
             while len(self._files) > self._most_files:
                 self._files.popitem(last=False)
