@@ -9,7 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("LANCE_LOG", "error")
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return made[kind]
 
     return make
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A small file system of its own, to be mounted again with other options."""
+    place = tmp_path / "mounted"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip("only root may mount a file system")
+
+    def remount(mode: str) -> Path:
+        subprocess.run(["mount", "-o", f"remount,{mode}", place], check=True)
+        return place
+
+    yield remount
+    subprocess.run(["umount", "-l", place], check=True)

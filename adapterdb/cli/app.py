@@ -20,6 +20,7 @@ from adapterdb.cli.ask import ask, search
 from adapterdb.cli.cleaning import forget, gc
 from adapterdb.cli.documents import delete, list_, show
 from adapterdb.cli.exchange import export, import_
+from adapterdb.cli.fsck import fsck
 from adapterdb.cli.history import history, rollback
 from adapterdb.cli.housekeeping import backup, optimize, restore
 from adapterdb.cli.ingest import ingest
@@ -114,7 +115,7 @@ def adb() -> None:
 adb.params = [*SHARED, *adb.params]
 for command in (
     init, ingest, ask, search, list_, show, history, rollback, delete, forget, export, import_,
-    stats, doctor, gc, backup, restore, optimize,
+    stats, doctor, fsck, gc, backup, restore, optimize,
 ):  # fmt: skip
     command.epilog = "Options that every command takes are in 'adb --help'."
     adb.add_command(command)

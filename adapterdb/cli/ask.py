@@ -94,7 +94,7 @@ def ask(
     options, asked = _options(how), list(_questions(question, questions))
     if stream is None:
         stream = sys.stdout.isatty()
-    with settings.open() as db:
+    with settings.open_to_ask() as db:
         if stream and not settings.json and len(asked) == 1:
             print_answer(_streamed(db, asked[0], options), text=False, sources=sources)
             return
@@ -169,7 +169,7 @@ def search(settings: Settings, /, question: str, **options: Any) -> None:
     Example:
       adb search "opening of the railway" -k 5
     """
-    with settings.open() as db:
+    with settings.open_to_ask() as db:
         hits = db.search(question, **options)
     if settings.json:
         print_json(hits)

@@ -25,7 +25,7 @@ def export(settings: Settings, names: tuple[str, ...], folder: str, namespace: s
     Example:
       adb export railway.md adapters/
     """
-    with settings.open() as db:
+    with settings.open_to_ask() as db:
         written = db.export(names, folder, namespace=namespace)
     if settings.json:
         print_json([str(path) for path in written])

@@ -87,6 +87,10 @@ class Settings:
             self.path, catalog=self.catalog, options=self.load_options(), read_only=read_only
         )
 
+    def open_to_ask(self) -> AdapterDB:
+        """The same; where the home can't be written, for reading only: it still answers."""
+        return self.open(read_only=self.path.is_dir() and not os.access(self.path, os.W_OK))
+
 
 _NAMES = tuple(Settings.__dataclass_fields__)
 _EXPLICIT = ("COMMANDLINE", "ENVIRONMENT")  # best first; a default is never kept

@@ -149,6 +149,8 @@ class Applier:
         state, wanted = self._outbox.members(namespace)
         # what was committed since is pending, and may differ
         wrong = (wanted ^ set(found)) - set(state.changed)
+        if wrong & wanted:  # what is damaged in the catalog is not in the index
+            wrong -= wanted - self._outbox.sound(namespace)
         return None if wrong or len(set(found)) < len(found) else len(found)
 
     def _apply(self, namespace: str) -> int:
@@ -175,13 +177,17 @@ class Applier:
         if (namespace, state.generation) in self._trusted or state.changed:
             return 0
         # only the holder of the lock changes the table, so the two counts are of one moment
-        if (
-            self._readable(namespace, state.generation)
-            and self._index.count(namespace, state.generation) == passages
+        if self._readable(namespace, state.generation) and self._holds_all(
+            namespace, state.generation, passages
         ):
             self._trusted.add((namespace, state.generation))
             return 0
         return self._rebuild(namespace, state.generation)
+
+    def _holds_all(self, namespace: str, generation: int, passages: int) -> bool:
+        """Whether the table has as many rows; those damaged in the catalog are not among them."""
+        count = self._index.count(namespace, generation)
+        return count == passages or count == len(self._outbox.sound(namespace))
 
     def _readable(self, namespace: str, generation: int) -> bool:
         """Whether the table answers at all, opened afresh."""

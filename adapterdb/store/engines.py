@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 
-from adapterdb.errors import InvalidInput
-from adapterdb.store.failures import storage_failures
+from adapterdb.errors import InvalidInput, StorageFailed
+from adapterdb.store.failures import HINTS, storage_failures
 from adapterdb.store.filesystems import network_type
 
 BUSY_S = 30.0
@@ -37,7 +37,15 @@ SETTINGS = (
 
 
 def sqlite_writer(path: Path, *, create: bool) -> Engine:
-    """Connections to the file at ``path`` for reading and writing."""
+    """Connections to the file at ``path`` for reading and writing.
+
+    Raises:
+        StorageFailed: code ``read_only``, if its folder can't be written: SQLite needs a log there.
+    """
+    if path.exists() and not os.access(path.parent, os.W_OK):
+        raise StorageFailed(
+            f"{path.parent} can't be written", code="read_only", hint=HINTS["read_only"]
+        )
     mode = "rwc" if create else "rw"
     return _sqlite(path, f"mode={mode}", ("journal_mode=WAL", "synchronous=FULL", *PRAGMAS))
 

@@ -66,6 +66,13 @@ class Outbox:
             found = session.scalars(index_query(namespace).with_only_columns(PassageTable.id))
             return _pending(session, namespace), set(found)
 
+    def sound(self, namespace: str) -> set[int]:
+        """Ids of the active passages that are as they were stored; reads every one."""
+        query = index_query(namespace).execution_options(yield_per=CHUNK)
+        with self._sessions.reading() as session:
+            parts = session.execute(query).partitions()
+            return {i for part in parts for i in index_rows(part, self._dimension).ids}
+
     def namespaces(self) -> list[str]:
         """Namespaces with pending changes."""
         with self._sessions.reading() as session:

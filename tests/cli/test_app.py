@@ -19,8 +19,9 @@ from adapterdb.cli.app import Commands
 from adapterdb.cli.settings import Settings, shared
 
 ADB = [sys.executable, "-m", "adapterdb"]
-NAMES = ["init", "ingest", "ask", "search", "list", "show", "delete", "export", "import"]
-NAMES += ["stats", "doctor"]
+NAMES = ["init", "ingest", "ask", "search", "list", "show", "history", "rollback", "delete"]
+NAMES += ["forget", "export", "import", "stats", "doctor", "fsck", "gc", "backup", "restore"]
+NAMES += ["optimize"]
 
 
 def seconds_of_help() -> float:

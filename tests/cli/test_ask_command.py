@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,23 @@ def test_search(run: Run, made_home: Path, kind: str) -> None:
     assert (hit["document"], hit["rank"]) == ("kettle.txt", 1)
     assert "kettle.txt@1" in run(*words).stdout
     assert json.loads(run(*words, "--where", "year > 3000", "--json").stdout) == []
+
+
+def test_a_home_that_can_not_be_written_still_answers(
+    run: Run, home: Path, mounted: Callable[[str], Path]
+) -> None:
+    """On a read-only file system every reading command works, and a writing one says why not."""
+    place = Path(shutil.copytree(home, mounted("rw") / "home"))
+    mounted("ro")
+    answer = json.loads(run("ask", QUESTION, *SHORT, "--json", "-d", place).stdout)
+    assert answer["sources"][0]["document"] == "harbour.md"
+    for words in (
+        ("search", "kettle"),
+        ("list",),
+        ("history", "kettle.txt"),
+        ("stats",),
+        ("export", "kettle.txt", home / "out"),
+    ):
+        assert run(*words, "--json", "-d", place).exit_code == 0, words
+    done = run("delete", "kettle.txt", "--yes", "--json", "-d", place)
+    assert (done.exit_code, json.loads(done.stderr)["error"]["code"]) == (1, "read_only")

@@ -8,10 +8,13 @@ words as people do: only there it shows whether names are compared by code point
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from uuid import uuid4
 
+import defects
 import pytest
 import store_making as making
 from sqlalchemy import URL, Connection, NullPool, create_engine, make_url, text
@@ -93,3 +96,22 @@ def catalog_kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     with connect(database) as connection:
         for schema in made:
             connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+
+
+@pytest.fixture(scope="session")
+def sqlite_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound home to copy."""
+    home = tmp_path_factory.mktemp("sound") / "home"
+    defects.make_home(home)
+    return home
+
+
+@pytest.fixture
+def sound_home(request: pytest.FixtureRequest, tmp_path: Path, catalog_kind: str) -> Path:
+    """The home of ``defects.make_home``, for one test."""
+    home = tmp_path / "home"
+    if catalog_kind == "sqlite":
+        shutil.copytree(request.getfixturevalue("sqlite_home"), home)
+    else:
+        defects.make_home(home)
+    return home

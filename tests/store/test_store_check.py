@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import store_making as making
 import torch
+from defects import DEFECTS
 from sqlalchemy.exc import IntegrityError
 
 from adapterdb.errors import Corrupt, Mismatch
-from adapterdb.store import Finding, Store, check
+from adapterdb.store import Finding, Store, check, repair
+from adapterdb.store.passages import IndexRows
 
 
 def codes(findings: list[Finding]) -> set[str]:
@@ -39,7 +41,8 @@ def test_weight_files_lost_flipped_cut_or_foreign(tmp_path: Path) -> None:
             document = making.add(store, name, f"text {name}", seed=i)
             refs[name] = store.passages(document.id)[0].row
         store.apply_outbox()
-        making.new(store, "never committed", "orphan", seed=9)
+        with Store.open(tmp_path) as other:
+            making.new(other, "never committed", "orphan", seed=9)
         (store.paths.weights / "staging" / "left").write_bytes(b"x")
         store.weights.path(refs["lost"].file).unlink()
         cut = store.weights.path(refs["cut"].file)
@@ -54,6 +57,64 @@ def test_weight_files_lost_flipped_cut_or_foreign(tmp_path: Path) -> None:
         assert codes(deep) == {"lost_file", "bad_size", "sha_mismatch", "bad_row", *notes}
         assert {f.severity for f in deep if f.code in notes} == {"note"}
         assert {f.severity for f in deep if f.code not in notes} == {"error"}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_every_defect_has_its_code(sound_home: Path, name: str, catalog_kind: str) -> None:
+    """A deep check of a home open for reading names what was planted, and nothing else."""
+    defect = DEFECTS[name]
+    if defect.sqlite and catalog_kind != "sqlite":
+        pytest.skip("it is about SQLite's files")
+    defect.plant(sound_home)
+    with Store.open(sound_home, read_only=True) as store:
+        before = _files(sound_home)
+        assert codes(check(store, deep=True)) == defect.codes
+        assert codes(check(store)) <= defect.codes
+        assert _files(sound_home) == before
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    """Every file below a folder, without what SQLite's readers share."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files if path.suffix != ".db-shm"}
+
+
+def test_what_writers_are_about_to_do_is_no_defect(tmp_path: Path) -> None:
+    """Files claimed by a writer that lives, and changes just being applied, are left out."""
+    with making.make(tmp_path) as store, Store.open(tmp_path) as other:
+        making.add(store, "a", "one", "two")
+        store.apply_outbox()
+        document = making.new(other, "b", "three", seed=1)
+        assert check(store, deep=True) == []
+        other.commit([document])
+        assert codes(check(store, deep=True)) == {"outbox_pending"}
+
+
+def test_a_damaged_old_version_is_no_error(tmp_path: Path) -> None:
+    """Once a damaged document is made again, its old version is a warning; deleted, a note."""
+    with making.make(tmp_path) as store:
+        first = making.add(store, "a", "one")
+        store.weights.path(store.passages(first.id)[0].row.file).unlink()
+        making.add(store, "a", "one", seed=1)
+        store.apply_outbox()
+        repair(store)
+        (found,) = check(store, deep=True)
+        assert (found.code, found.severity, found.document) == ("damaged", "warning", "a@1")
+        store.delete("default", ["a"])
+        store.apply_outbox()
+        assert [f.severity for f in check(store)] == ["note"]
+
+
+def test_many_defects_of_a_kind_are_one_finding(tmp_path: Path) -> None:
+    """An index that lacks many passages, or deltas that change nothing, fill no screen."""
+    with making.make(tmp_path) as store:
+        making.add(store, "a", *(f"passage {i}" for i in range(40)))
+        store.apply_outbox()
+        ids = store.index.ids("default", 1)
+        store.index.apply("default", 1, IndexRows([], making.vector("x")[None][:0], []), ids[:30])
+        (found,) = check(store)
+        assert found.code == "index_missing"
+        assert "30 passages" in found.what
 
 
 @pytest.mark.sqlite
@@ -115,7 +176,8 @@ def test_only_the_sql_files_speak_sql() -> None:
     """No file but the catalog's own imports sqlalchemy, and only the index imports lancedb."""
     package = Path(check.__code__.co_filename).parents[1]
     sql = {"backup", "catalog", "changes", "claims", "conditions", "failures", "migrations"}
-    sql |= {"catalog_url", "engines"}
+    sql |= {"catalog_url", "catalog_check", "damage", "engines", "file_check", "forget", "gc"}
+    sql |= {"index_check", "repair", "residue"}
     sql |= {"norms", "outbox", "passages", "purge", "sessions", "tables", "versions"}
     for path in package.rglob("*.py"):
         text = path.read_text(encoding="utf-8")

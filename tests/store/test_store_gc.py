@@ -99,7 +99,7 @@ def _write_and_die(home: str) -> None:
 
 
 def test_files_of_dead_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    """What a killed ingest left is garbage at once; what a running one wrote is not, at any grace."""
+    """What a killed ingest left is garbage at once; what a running one wrote never is."""
     with making.make(tmp_path) as store:
         pending = making.new(store, "coming", "soon", seed=1)
         child = FORKS.Process(target=_write_and_die, args=(str(tmp_path),))

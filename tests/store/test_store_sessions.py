@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,23 +131,6 @@ def test_a_network_file_system_is_refused(tmp_path: Path) -> None:
     assert "sshfs" in caught.value.message
     assert "PostgreSQL" in caught.value.hint
     assert network_type(tmp_path) is None, "the tests run on a local disk"
-
-
-@pytest.fixture
-def mounted(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """A small file system of its own, to be mounted again with other options."""
-    place = tmp_path / "mounted"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], capture_output=True)
-    if made.returncode:
-        pytest.skip("only root may mount a file system")
-
-    def remount(mode: str) -> Path:
-        subprocess.run(["mount", "-o", f"remount,{mode}", place], check=True)
-        return place
-
-    yield remount
-    subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.mark.sqlite
