@@ -40,11 +40,9 @@ if TYPE_CHECKING:
 
     from adapterdb.engine.plan import AskOptions
     from adapterdb.ingest.pipeline import Item
-    from adapterdb.store.applier import Optimized
+    from adapterdb.maintenance import Maintenance
     from adapterdb.store.backup import CopyReport
-    from adapterdb.store.findings import Finding, Repaired
     from adapterdb.store.forget import Receipt
-    from adapterdb.store.gc import Collected
     from adapterdb.store.rows import StoreStats
 
 Sources = str | Path | Document | Sequence["str | Path | Document"]
@@ -103,6 +101,15 @@ class AdapterDB:
         """
         return cls(Home.open(Path(path), catalog, options or LoadOptions(), read_only=read_only))
 
+    @classmethod
+    def restore(
+        cls, backup: str | Path, path: str | Path, *, catalog: str | None = None
+    ) -> CopyReport:
+        """Make the new home ``path`` from a backup, see ``store.backup``; ``open`` opens it."""
+        from adapterdb.store.backup import restore
+
+        return restore(Path(backup), Path(path), catalog_url=catalog)
+
     @property
     def path(self) -> Path:
         """The home folder."""
@@ -124,6 +131,13 @@ class AdapterDB:
             "recipe": info.recipe_fingerprint,
             **{name.removesuffix("_fingerprint"): value for name, value in info.extra.items()},
         }
+
+    @property
+    def maintenance(self) -> Maintenance:
+        """Checking, mending, collecting garbage, optimizing and backing up the home."""
+        from adapterdb.maintenance import Maintenance
+
+        return Maintenance(self._home)
 
     def close(self) -> None:
         """Close the store; the object is not usable afterwards."""
@@ -428,57 +442,6 @@ class AdapterDB:
     def namespaces(self) -> list[str]:
         """Namespaces that hold an active document."""
         return self._home.store.namespaces()
-
-    def check(self, *, deep: bool = False) -> Sequence[Finding]:
-        """Compare catalog, weight files and index; empty when all is well. Changes nothing.
-
-        Args:
-            deep: also read every weight file, row and text, and every indexed vector and text.
-        """
-        from adapterdb.store.check import check
-
-        return check(self._home.store, deep=deep)
-
-    def repair(self) -> Sequence[Repaired]:
-        """Mend what a deep check finds, as far as it can be; what was done, see ``store.repair``.
-
-        Documents that can't be mended are made again when they are next ingested.
-        """
-        from adapterdb.store.repair import repair
-
-        done = repair(self._home.store)
-        self._home.drop_resident()
-        return done
-
-    # --- housekeeping
-
-    def gc(self, *, grace_h: float = 24.0, dry_run: bool = False) -> Collected:
-        """Remove what retention no longer keeps and what nothing names, see ``store.gc``."""
-        from adapterdb.store.gc import collect
-
-        keep = self.config.retention
-        return collect(self._home.store, keep, grace_h=grace_h, dry_run=dry_run)
-
-    def backup(self, folder: str | Path) -> CopyReport:
-        """Copy the home, as it is at one moment, into a new folder, see ``store.backup``."""
-        from adapterdb.store.backup import backup
-
-        return backup(self._home.store, Path(folder))
-
-    @classmethod
-    def restore(
-        cls, backup: str | Path, path: str | Path, *, catalog: str | None = None
-    ) -> CopyReport:
-        """Make the new home ``path`` from a backup, see ``store.backup``; ``open`` opens it."""
-        from adapterdb.store.backup import restore
-
-        return restore(Path(backup), Path(path), catalog_url=catalog)
-
-    def optimize(self, *, namespace: str | None = None) -> Sequence[Optimized]:
-        """Tidy the index and hold it against the catalog, see ``store.optimize``."""
-        from adapterdb.store.optimize import optimize
-
-        return optimize(self._home.store, namespace)
 
     # --- reading what was given
 

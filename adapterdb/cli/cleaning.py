@@ -89,7 +89,7 @@ def gc(settings: Settings, grace_h: float, dry_run: bool) -> None:
       adb gc --dry-run
     """
     with settings.open(read_only=dry_run) as db:
-        done = db.gc(grace_h=grace_h, dry_run=dry_run)
+        done = db.maintenance.gc(grace_h=grace_h, dry_run=dry_run)
     if settings.json:
         print_json(done)
         return

@@ -39,8 +39,8 @@ def fsck(settings: Settings, deep: bool, repair: bool) -> None:
     try:
         with settings.open(read_only=not repair) as db:
             if repair:
-                repaired = db.repair()
-            found = db.check(deep=deep or repair)
+                repaired = db.maintenance.repair()
+            found = db.maintenance.check(deep=deep or repair)
     except Corrupt as error:  # not even to be opened
         found = [_unopened(error)]
     ok = all(finding.severity != "error" for finding in found)

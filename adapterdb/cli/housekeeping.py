@@ -27,7 +27,7 @@ def backup(settings: Settings, folder: str) -> None:
       adb backup /mnt/backups/notes-2026-05-01
     """
     with settings.open(read_only=True) as db:
-        _print_copy(settings, db.backup(folder), "backed up")
+        _print_copy(settings, db.maintenance.backup(folder), "backed up")
 
 
 @click.command()
@@ -62,7 +62,7 @@ def optimize(settings: Settings, namespace: str | None) -> None:
       adb optimize
     """
     with settings.open() as db:
-        done = db.optimize(namespace=namespace)
+        done = db.maintenance.optimize(namespace=namespace)
     if settings.json:
         print_json(done)
         return
