@@ -7,7 +7,7 @@ be applied now stays in the outbox, and searches read it from SQL meanwhile.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,12 +146,7 @@ class Applier:
         except IndexFailed as error:
             logger.warning("%s", error)
             return None
-        state, wanted = self._outbox.members(namespace)
-        # what was committed since is pending, and may differ
-        wrong = (wanted ^ set(found)) - set(state.changed)
-        if wrong & wanted:  # what is damaged in the catalog is not in the index
-            wrong -= wanted - self._outbox.sound(namespace)
-        return None if wrong or len(set(found)) < len(found) else len(found)
+        return len(found) if self._agrees(namespace, found) else None
 
     def _apply(self, namespace: str) -> int:
         state = self._outbox.pending(namespace)
@@ -172,22 +167,27 @@ class Applier:
         return applied + self._compare(namespace)
 
     def _compare(self, namespace: str) -> int:
-        """Once per process: rebuild an index that lacks rows, as after a power cut or a copy."""
-        state, passages = self._outbox.expected(namespace)
+        """Once per process: rebuild an index of other passages, as after a power cut or a copy."""
+        state = self._outbox.pending(namespace)
         if (namespace, state.generation) in self._trusted or state.changed:
             return 0
-        # only the holder of the lock changes the table, so the two counts are of one moment
-        if self._readable(namespace, state.generation) and self._holds_all(
-            namespace, state.generation, passages
+        if self._readable(namespace, state.generation) and self._agrees(
+            namespace, self._index.ids(namespace, state.generation)
         ):
             self._trusted.add((namespace, state.generation))
             return 0
         return self._rebuild(namespace, state.generation)
 
-    def _holds_all(self, namespace: str, generation: int, passages: int) -> bool:
-        """Whether the table has as many rows; those damaged in the catalog are not among them."""
-        count = self._index.count(namespace, generation)
-        return count == passages or count == len(self._outbox.sound(namespace))
+    def _agrees(self, namespace: str, held: Sequence[int]) -> bool:
+        """Whether these are the passages the table should hold, each once.
+
+        Ids are enough: none is ever used again, so equal ids were never written otherwise.
+        """
+        state, wanted = self._outbox.members(namespace)
+        wrong = (wanted ^ set(held)) - set(state.changed)  # what is pending may differ
+        if wrong & wanted:  # what is damaged in the catalog is not in the index
+            wrong -= wanted - self._outbox.sound(namespace)
+        return not wrong and len(set(held)) == len(held)
 
     def _readable(self, namespace: str, generation: int) -> bool:
         """Whether the table answers at all, opened afresh."""

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from adapterdb.config import DeltaDtype
 from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch, NotFound
 from adapterdb.records import Delta, DeltaKind, StoredDocument
-from adapterdb.store.changes import Moment, note, tick
+from adapterdb.store.changes import Moment, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.filters import Filter
 from adapterdb.store.headers import FileShape
@@ -36,11 +36,10 @@ from adapterdb.store.versions import (
     active_documents,
     add_document,
     chosen,
-    derived,
+    delete_documents,
     no_document,
     revive,
     stored,
-    withdraw,
 )
 
 MIN_PREFIX = 6
@@ -125,14 +124,9 @@ class Catalog:
     def delete(self, namespace: str, names: Iterable[str] | None, where: Filter | None) -> int:
         """Take documents, and what was derived from them, out of every answer; how many chosen."""
         with self._sessions.writing() as session:
-            first = tick(session, 0)
+            tick(session, 0)
             rows = chosen(session, namespace, names, where)
-            every = rows + derived(session, [row.id for row in rows])
-            first = tick(session, len(every))
-            for i, row in enumerate(every):
-                moment = Moment(first.seq + i, first.at)
-                withdraw(session, row, "deleted", moment.seq)
-                note(session, moment, "delete", row)
+            delete_documents(session, rows)
             return len(rows)
 
     def rollback(self, namespace: str, name: str, version: int) -> StoredDocument:

@@ -130,6 +130,12 @@ def forget_name(session: Session, namespace: str, name: str) -> None:
     session.execute(update(ChangeTable).where(*chosen).values(name=name_hash(namespace, name)))
 
 
+def is_logged(session: Session, namespace: str, name: str) -> bool:
+    """Whether anything is known of what happened to ``name``."""
+    found = exists().where(ChangeTable.namespace == namespace, ChangeTable.name == name)
+    return bool(session.scalar(select(found)))
+
+
 def raise_horizon(session: Session, seq: int) -> None:
     """As of changes before ``seq`` no longer everything can be found."""
     later = case((ClockTable.horizon > seq, ClockTable.horizon), else_=seq)

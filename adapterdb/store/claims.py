@@ -8,6 +8,9 @@ when the process ends, however it ends. No clock is asked.
 from __future__ import annotations
 
 import os
+import threading
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -45,9 +48,13 @@ class Claims:
         self._writer = uuid4().hex
         self._alive: FileLock | None = None
         self._process = os.getpid()
+        self._open: Counter[str] = Counter()  # rows claimed and not named yet, by file
+        self._lock = threading.Lock()
 
-    def claim(self, file: str) -> None:
-        """Say, durably, that this writer is about to write ``file``."""
+    def claim(self, file: str, rows: int) -> None:
+        """Say, durably, that this writer is about to write ``file`` and to name its rows."""
+        with self._lock:
+            self._open[file] += rows
         if self._alive is None:
             with storage_failures(f"lock folder {self._folder}"):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -59,9 +66,20 @@ class Claims:
             if session.get(ClaimTable, (file, self._writer)) is None:
                 session.add(ClaimTable(file=file, writer=self._writer))
 
-    def settle(self, session: Session, files: set[str]) -> None:
-        """In the transaction that names ``files``: they need no claim of this writer any more."""
-        chosen = ClaimTable.writer == self._writer, ClaimTable.file.in_(files)
+    def settle(self, session: Session, named: Mapping[str, int]) -> None:
+        """In the transaction that names rows of files: with its last row a claim is dropped.
+
+        Until then it stands, also if the file is named already: what names it may go again before
+        the next commit.
+        """
+        done = []
+        with self._lock:
+            for file, rows in named.items():
+                self._open[file] -= rows
+                if self._open[file] <= 0:
+                    del self._open[file]
+                    done.append(file)
+        chosen = ClaimTable.writer == self._writer, ClaimTable.file.in_(done)
         session.execute(delete(ClaimTable).where(*chosen))
 
     def standing(self, session: Session) -> Standing:

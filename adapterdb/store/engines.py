@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from adapterdb.store.failures import HINTS, storage_failures
 from adapterdb.store.filesystems import network_type
 
 BUSY_S = 30.0
+ROOM_BYTES = 2**20
 CONNECT_S = 10
 PRAGMAS = (
     "foreign_keys=ON",
@@ -54,11 +56,13 @@ def sqlite_reader(path: Path) -> tuple[Engine, Path | None]:
     """Connections that write nothing; and a folder to remove after them, if one had to be made.
 
     SQLite reads a write-ahead log only with the shared memory file of its writers beside it. Where
-    that is missing and can't be made, a copy of both is read; without a log, the file as it is.
+    that is missing and can't be made (no permission, a full disk), a copy of both is read; without
+    a log, the file as it is.
     """
     log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
     local = network_type(path) is None
-    if local and (os.access(path.parent, os.W_OK) or (log.exists() and shared.exists())):
+    can_make = os.access(path.parent, os.W_OK) and has_room(path.parent)
+    if local and (can_make or (log.exists() and shared.exists() and _opens(path))):
         return _sqlite(path, "mode=ro", PRAGMAS), None
     if not (log.exists() and log.stat().st_size):
         return _sqlite(path, "mode=ro&immutable=1", PRAGMAS), None
@@ -67,6 +71,21 @@ def sqlite_reader(path: Path) -> tuple[Engine, Path | None]:
         for source in (path, log):
             shutil.copyfile(source, folder / source.name)
     return _sqlite(folder / path.name, "mode=ro", PRAGMAS), folder
+
+
+def _opens(path: Path) -> bool:
+    """Whether SQLite can read the file where it lies; on a full disk it may not."""
+    try:
+        with closing(sqlite3.connect(_uri(path, "mode=ro"), uri=True)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        return False
+    return True
+
+
+def has_room(folder: Path) -> bool:
+    """Whether the disk has the little room that SQLite needs to open a file in ``folder``."""
+    return shutil.disk_usage(folder).free >= ROOM_BYTES
 
 
 def postgres(url: URL) -> Engine:
@@ -97,7 +116,7 @@ def postgres(url: URL) -> Engine:
 
 
 def _sqlite(path: Path, query: str, pragmas: tuple[str, ...]) -> Engine:
-    uri = f"file:{quote(str(path.resolve()))}?{query}"
+    uri = _uri(path, query)
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(
@@ -118,3 +137,7 @@ def _sqlite(path: Path, query: str, pragmas: tuple[str, ...]) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
     return engine
+
+
+def _uri(path: Path, query: str) -> str:
+    return f"file:{quote(str(path.resolve()))}?{query}"

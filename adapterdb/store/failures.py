@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
@@ -18,6 +20,7 @@ CODES = {
     errno.EPERM: "read_only",
     errno.EIO: "io",
 }
+FULL_BYTES = 2**16  # what SQLite asks for at once
 HINTS = {
     "disk_full": "free some space and run the command again; nothing acknowledged is lost",
     "read_only": "make the folder writable, or open it with read_only",
@@ -76,19 +79,26 @@ def storage_failures(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def sql_failures(what: str) -> Iterator[None]:
-    """Raise our errors where the SQL driver in the body reports a failing disk or a held lock."""
+def sql_failures(what: str, folder: Path | None = None) -> Iterator[None]:
+    """Raise our errors where the SQL driver in the body reports a failing disk or a held lock.
+
+    Args:
+        what: how errors name the catalog.
+        folder: of SQLite's files, which calls some failures on a full disk failures to read.
+    """
     try:
         yield
     except DBAPIError as error:
-        known = _from_driver(error, what)
+        known = _from_driver(error, what, folder)
         if known is None:
             raise
         raise known from error
 
 
-def _from_driver(error: DBAPIError, what: str) -> AdapterDBError | None:
+def _from_driver(error: DBAPIError, what: str, folder: Path | None) -> AdapterDBError | None:
     code = _code(error)
+    if code in ("io", "cannot_open") and folder is not None and _full(folder):
+        code = "disk_full"
     said = " ".join(str(error.orig).split())
     match code:
         case None:
@@ -114,3 +124,10 @@ def _code(error: DBAPIError) -> str | None:
         lost = isinstance(error, OperationalError | InterfaceError)
         return "catalog_unreachable" if lost else None
     return next((code for start, code in known.items() if name.startswith(start)), None)
+
+
+def _full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < FULL_BYTES
+    except OSError:
+        return False

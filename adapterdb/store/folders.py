@@ -86,6 +86,7 @@ class Folders:
                 os.fsync(file.fileno())
             temporary.rename(self.format)
             sync_folder(self.folder)
+            sync_folder(self.folder.resolve().parent)
 
     def read_format(self) -> tuple[int, str]:
         """Format number and uuid; NotFound if there is no store, Corrupt if it is not readable."""

@@ -18,6 +18,7 @@ running processes hold in memory, and copies below the file system (snapshots, w
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -31,13 +32,13 @@ from sqlalchemy.orm import Session
 from adapterdb.errors import InvalidInput
 from adapterdb.records import Record, check_namespace
 from adapterdb.store import purge, residue
-from adapterdb.store.changes import Moment, forget_name, name_hash, note, tick
+from adapterdb.store.changes import Moment, forget_name, is_logged, name_hash, note, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.filters import Where, as_filter
 from adapterdb.store.gc import WAIT_S, clear_index, rewrite, unlink_unused
 from adapterdb.store.tables import DocumentTable, ErasureTable
-from adapterdb.store.versions import derived, no_document, withdraw
+from adapterdb.store.versions import is_stored, kin, no_document, versions_of, withdraw
 
 if TYPE_CHECKING:
     from adapterdb.store.store import Store
@@ -60,7 +61,7 @@ class Receipt(Record):
         seq: the change from which on nothing of it could be reached.
         names: sha256 of namespace, NUL and name, of each document.
         documents, versions, passages: how many were erased; derived ones are among them.
-        derived: documents that went because their deltas were made from these.
+        derived: documents that went, or lost versions, because their deltas were made from these.
         files_rewritten: weight files written anew for the rows of others.
         searched_files, searched_bytes: what was searched for samples at the end.
         samples: how many samples were looked for in each file.
@@ -84,13 +85,21 @@ class Receipt(Record):
     dry_run: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Marked:
-    """What step 1 marked."""
+    """What step 1 marks: versions of the chosen names, versions derived from them, other names.
 
-    seq: int
-    names: list[tuple[str, str]]
-    derived: int
+    ``lost`` are names of which only the log of changes is left.
+    """
+
+    chosen: Sequence[DocumentTable] = ()
+    kin: Sequence[DocumentTable] = ()
+    lost: Sequence[str] = ()
+
+    @property
+    def versions(self) -> list[DocumentTable]:
+        """All document versions that are marked."""
+        return list({row.id: row for row in (*self.chosen, *self.kin)}.values())
 
 
 def forget(
@@ -126,21 +135,16 @@ def forget(
     wanted = None if names is None else list(dict.fromkeys(names))
     if dry_run:
         with store.sessions.reading() as session:
-            chosen = _chosen(session, namespace, wanted, where)
-            kin = derived(session, [row.id for row in chosen])
-            versions = _versions(session, chosen + kin)
-            return _receipt(store, namespace, _marked(0, chosen, kin), versions, dry_run=True)
+            marked = _choose(session, namespace, wanted, where)
+            return replace(_receipt(namespace, marked, 0), dry_run=True)
     store.check_writable()
     with store.housekeeping(WAIT_S):
         with store.sessions.writing() as session:
-            first = tick(session, 0)
-            chosen = _chosen(session, namespace, wanted, where)
-            kin = derived(session, [row.id for row in chosen])
-            seq = _mark(session, chosen + kin)
-            marked = _marked(seq or first.seq - 1, chosen, kin)
-            versions = _versions(session, chosen + kin)
+            tick(session, 0)
+            marked = _choose(session, namespace, wanted, where)
+            receipt = _receipt(namespace, marked, _mark(session, namespace, marked))
         store.on_step("forget_marked")
-        return _erase(store, namespace, marked, versions)
+        return _erase(store, receipt)
 
 
 def unfinished(store: Store) -> int:
@@ -155,14 +159,12 @@ def resume(store: Store) -> bool:
     if not unfinished(store):
         return False
     with store.housekeeping(WAIT_S):
-        _erase(store, "", _Marked(0, [], 0), [])
+        _erase(store, _receipt("", _Marked(), 0))
     return True
 
 
-def _chosen(
-    session: Session, namespace: str, names: Sequence[str] | None, where: Where
-) -> list[DocumentTable]:
-    """The newest stored version of every chosen name, deleted or not."""
+def _choose(session: Session, namespace: str, names: Sequence[str] | None, where: Where) -> _Marked:
+    """Everything that must go with the chosen documents, deleted or not; NotFound."""
     query = select(DocumentTable).where(
         DocumentTable.namespace == namespace,
         DocumentTable.state != "retired",
@@ -171,47 +173,43 @@ def _chosen(
     filter = as_filter(where)
     if filter is not None:
         query = query.where(condition(filter))
-    query = query.order_by(DocumentTable.version)
-    if names is None:
-        return list({row.name: row for row in session.scalars(query)}.values())
-    found = []
-    for name in names:
-        rows = list(session.scalars(query.where(DocumentTable.name == name)))
-        if not rows:
-            raise no_document(namespace, name)
-        found.append(rows[-1])
-    return found
+    found = list(session.scalars(query.order_by(DocumentTable.name, DocumentTable.version)))
+    lost = []
+    if names is not None:
+        found = [row for row in found if row.name in set(names)]
+        for name in set(names) - {row.name for row in found}:
+            if filter is not None or not is_logged(session, namespace, name):
+                raise no_document(namespace, name)
+            lost.append(name)
+    chosen = [row for row in versions_of(session, found) if not row.forget]
+    relatives = [row for row in kin(session, chosen) if not row.forget]
+    return _Marked(chosen, relatives, lost)
 
 
-def _mark(session: Session, rows: Sequence[DocumentTable]) -> int:
-    """Take documents out of every answer and mark all their versions; the last change's number."""
-    first = tick(session, len(rows))
-    for i, row in enumerate(rows):
+def _mark(session: Session, namespace: str, marked: _Marked) -> int:
+    """Take everything out of every answer and mark it; the number of the last change."""
+    groups: dict[tuple[str, str], list[DocumentTable]] = {}
+    for row in marked.versions:
+        groups.setdefault((row.namespace, row.name), []).append(row)
+    first = tick(session, len(groups) + len(marked.lost))
+    for i, rows in enumerate(groups.values()):
         moment = Moment(first.seq + i, first.at)
-        if row.state == "active":
-            withdraw(session, row, "deleted", moment.seq)
-        note(session, moment, "forget", row)
-        same_name = DocumentTable.namespace == row.namespace, DocumentTable.name == row.name
-        session.execute(update(DocumentTable).where(*same_name).values(forget=True))
-    return first.seq + len(rows) - 1
+        newest = max(rows, key=lambda row: row.version)
+        for row in rows:
+            if row.state == "active":
+                withdraw(session, row, "deleted", moment.seq)
+        ids = DocumentTable.id.in_([row.id for row in rows])
+        session.execute(update(DocumentTable).where(ids).values(state="deleted", forget=True))
+        note(session, moment, "forget", newest)
+    for i, name in enumerate(marked.lost, len(groups)):
+        forget_name(session, namespace, name)
+        gone = DocumentTable(namespace=namespace, name=name_hash(namespace, name), version=0)
+        note(session, Moment(first.seq + i, first.at), "forget", gone)
+        session.merge(ErasureTable(namespace=namespace, seq=first.seq + i))
+    return first.seq + len(groups) + len(marked.lost) - 1
 
 
-def _marked(seq: int, chosen: Sequence[DocumentTable], kin: Sequence[DocumentTable]) -> _Marked:
-    return _Marked(seq, [(row.namespace, row.name) for row in (*chosen, *kin)], len(kin))
-
-
-def _versions(session: Session, rows: Sequence[DocumentTable]) -> list[int]:
-    """Passages of every version of the names."""
-    found: list[int] = []
-    for row in rows:
-        query = select(DocumentTable.passages).where(
-            DocumentTable.namespace == row.namespace, DocumentTable.name == row.name
-        )
-        found += session.scalars(query)
-    return found
-
-
-def _erase(store: Store, namespace: str, marked: _Marked, versions: list[int]) -> Receipt:
+def _erase(store: Store, receipt: Receipt) -> Receipt:
     """Steps 2 to 7, for everything that is marked; each may be repeated."""
     with store.sessions.reading() as session:
         ids = _flagged(session)
@@ -232,23 +230,22 @@ def _erase(store: Store, namespace: str, marked: _Marked, versions: list[int]) -
     store.sessions.truncate_log()
     if not store.sessions.is_sqlite:
         store.sessions.vacuum()  # rows removed lie in its tables until then
-    found = residue.scan(store.home, samples)
-    if any(path.name.startswith(store.paths.catalog.name) for path in found):
+    places = [store.home, *_catalog_elsewhere(store)]
+    searched = residue.search(places, samples)
+    if any(path.name.startswith(store.sessions.path.name) for path in searched.found):
         store.sessions.vacuum()
-        found = residue.scan(store.home, samples)
+        searched = residue.search(places, samples)
     store.on_step("forget_searched")
-    if not found:
+    if not searched.found:
         with store.sessions.writing() as session:
             session.execute(delete(ErasureTable))
-    searched = list(residue.files(store.home))
-    receipt = _receipt(store, namespace, marked, versions)
     return replace(
         receipt,
         files_rewritten=len(kept),
-        searched_files=len(searched),
-        searched_bytes=sum(_size(path) for path in searched),
+        searched_files=searched.files,
+        searched_bytes=searched.size_bytes,
         samples=len(samples.needles),
-        residue=tuple(str(path.relative_to(store.home)) for path in found),
+        residue=tuple(os.path.relpath(path, store.home) for path in searched.found),
     )
 
 
@@ -261,16 +258,25 @@ def _purge(store: Store, ids: Sequence[int], files: set[str]) -> None:
             .where(DocumentTable.id.in_(ids))
             .distinct()
         ).all()
-        for row in names:
-            forget_name(session, row.namespace, row.name)
-            session.merge(ErasureTable(namespace=row.namespace, seq=moment.seq))
         purge.remove(session, ids)
+        for row in names:
+            session.merge(ErasureTable(namespace=row.namespace, seq=moment.seq))
+            if not is_stored(session, row.namespace, row.name):
+                forget_name(session, row.namespace, row.name)
         session.flush()
         lost = [file for file in sorted(files) if purge.rows_in(session, file)]
         purge.mark_damaged(session, lost)
     for file in lost:  # rows that can't be read could not be moved, and must not keep the others
         store.weights.remove(file)
     store.on_step("forget_purged")
+
+
+def _catalog_elsewhere(store: Store) -> list[Path]:
+    """The files of an SQLite catalog that does not lie in the home."""
+    path = store.sessions.path
+    if not store.sessions.is_sqlite or path.resolve().is_relative_to(store.home.resolve()):
+        return []
+    return [path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")]
 
 
 def _flagged(session: Session) -> list[int]:
@@ -282,33 +288,22 @@ def _clear_quarantine(store: Store) -> None:
         shutil.rmtree(store.paths.quarantine)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _receipt(
-    store: Store,
-    namespace: str,
-    marked: _Marked,
-    versions: Sequence[int],
-    *,
-    dry_run: bool = False,
-) -> Receipt:
+def _receipt(namespace: str, marked: _Marked, seq: int) -> Receipt:
+    versions = marked.versions
+    own = {(row.namespace, row.name) for row in marked.chosen}
+    own |= {(namespace, name) for name in marked.lost}
+    relatives = {(row.namespace, row.name) for row in marked.kin} - own
     return Receipt(
-        seq=marked.seq,
+        seq=seq,
         namespace=namespace,
-        names=tuple(name_hash(*name) for name in marked.names),
-        documents=len(marked.names),
+        names=tuple(name_hash(*name) for name in sorted(own) + sorted(relatives)),
+        documents=len(own) + len(relatives),
         versions=len(versions),
-        passages=sum(versions),
-        derived=marked.derived,
+        passages=sum(row.passages for row in versions),
+        derived=len(relatives),
         files_rewritten=0,
         searched_files=0,
         searched_bytes=0,
         samples=0,
         residue=(),
-        dry_run=dry_run,
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def rewrite(store: Store, file: str, *, without: Iterable[int] = ()) -> dict[Row
     with store.sessions.writing() as session:
         tick(session, 0)
         purge.repoint(session, moved, shapes)
-        store.claims.settle(session, set(shapes))
+        store.claims.settle(session, Counter(row.file for row in moved.values()))
     return moved
 
 

@@ -44,7 +44,7 @@ Found = list[tuple[int, float]]
 
 
 class IndexFailed(StorageFailed):
-    """The index can't do what was asked; SQL still can. Never leaves the store."""
+    """The index can't do what was asked; SQL still can, and searches use it."""
 
     code = "index"
 
@@ -260,7 +260,10 @@ class Index:
             panic = type(error).__name__ == "PanicException"
             if not isinstance(error, Exception) and not panic:
                 raise
-            raise IndexFailed(f"index {place}: {error}") from error
+            full = "No space left" in str(error)
+            raise IndexFailed(
+                f"index {place}: {error}", code="disk_full" if full else None
+            ) from error
 
     def _schema(self) -> Any:
         import pyarrow as pa

@@ -9,9 +9,11 @@ from filelock import FileLock
 
 from adapterdb.errors import Corrupt, Exists, Mismatch
 from adapterdb.store.catalog import Catalog
+from adapterdb.store.engines import has_room
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.folders import Folders
 from adapterdb.store.migrations import FORMAT, check_format
+from adapterdb.store.reserve import Reserve
 from adapterdb.store.rows import StoreInfo
 from adapterdb.store.sessions import Sessions
 
@@ -52,6 +54,9 @@ def open_catalog(folders: Folders, catalog_url: str | None, *, read_only: bool) 
             code="lost_catalog",
             hint="restore it from a backup",
         )
+    if not read_only and not has_room(folders.folder):
+        # on a full disk deleting must still work, and not even opening would
+        Reserve(folders.reserve).give_up()
     sessions = Sessions(folders.catalog, url=catalog_url, read_only=read_only)
     try:
         catalog = Catalog(sessions)

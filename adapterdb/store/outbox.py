@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from adapterdb.store.passages import CHUNK, IndexRows, index_query, index_rows
 from adapterdb.store.sessions import Sessions
-from adapterdb.store.tables import DocumentTable, GenerationTable, OutboxTable, PassageTable
+from adapterdb.store.tables import GenerationTable, OutboxTable, PassageTable
 
 
 class Pending(NamedTuple):
@@ -52,16 +52,8 @@ class Outbox:
         with self._sessions.reading() as session:
             return _pending(session, namespace)
 
-    def expected(self, namespace: str) -> tuple[Pending, int]:
-        """The same, and how many rows the index has when nothing is pending, of one moment."""
-        passages = select(func.coalesce(func.sum(DocumentTable.passages), 0)).where(
-            DocumentTable.namespace == namespace, DocumentTable.state == "active"
-        )
-        with self._sessions.reading() as session:
-            return _pending(session, namespace), int(session.scalar(passages) or 0)
-
     def members(self, namespace: str) -> tuple[Pending, set[int]]:
-        """The same, and the passages that the index holds when nothing is pending."""
+        """The same, and the passages that the index should hold, of one moment."""
         with self._sessions.reading() as session:
             found = session.scalars(index_query(namespace).with_only_columns(PassageTable.id))
             return _pending(session, namespace), set(found)

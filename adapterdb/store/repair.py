@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from adapterdb.store import catalog_check, file_check, index_check, purge
 from adapterdb.store.catalog import row_ref
-from adapterdb.store.changes import Moment, note, tick
+from adapterdb.store.changes import tick
 from adapterdb.store.check import check
 from adapterdb.store.damage import as_made, find_rows, lose_rows, make_again
 from adapterdb.store.findings import Finding, Repaired
@@ -37,7 +37,7 @@ from adapterdb.store.tables import (
     PassageTable,
     WeightFileTable,
 )
-from adapterdb.store.versions import active_documents, derived, withdraw
+from adapterdb.store.versions import active_documents, delete_documents, withdraw
 
 if TYPE_CHECKING:
     from adapterdb.store.store import Store
@@ -168,11 +168,7 @@ def _derived(store: Store, finding: Finding) -> Iterator[Repaired]:
         )
         tick(session, 0)
         row = session.scalar(query)
-        every = [] if row is None else [row, *derived(session, [row.id])]
-        first = tick(session, len(every))
-        for i, each in enumerate(every):
-            withdraw(session, each, "deleted", first.seq + i)
-            note(session, Moment(first.seq + i, first.at), "delete", each)
+        delete_documents(session, [] if row is None else [row])
         there = select(DeltaTable.id)
         gone = or_(LineageTable.child.not_in(there), LineageTable.parent.not_in(there))
         session.execute(delete(LineageTable).where(gone))

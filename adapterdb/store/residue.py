@@ -8,16 +8,20 @@ as a whole rather than trusted to a scan.
 
 from __future__ import annotations
 
+import base64
 import json
-import mmap
-from collections.abc import Iterable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from adapterdb.errors import StorageFailed
+from adapterdb.store import byte_search
 from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable
 from adapterdb.store.weights import Weights
 
@@ -25,6 +29,14 @@ PIECE = 48  # characters or bytes of a sample
 MIN_CHARS = 16  # shorter names and titles occur anywhere
 MIN_DISTINCT = 12  # different bytes in a sample of numbers, so that it is not mere padding
 MAX_SAMPLES = 96  # of each kind: a scan reads every file once for each
+
+
+class Searched(NamedTuple):
+    """Files read, their bytes, and those that hold a sample."""
+
+    files: int
+    size_bytes: int
+    found: list[Path]
 
 
 @dataclass
@@ -72,23 +84,27 @@ def drop_kept(session: Session, samples: Samples, weights: Weights) -> None:
             samples.numbers -= set(_distinct(_row_bytes(weights, delta)))
 
 
-def scan(folder: Path, samples: Samples) -> list[Path]:
-    """The files below ``folder`` that hold one of the samples."""
-    needles = samples.needles
-    return [path for path in files(folder) if needles and _holds(path, needles)]
+def search(places: Sequence[Path], samples: Samples) -> Searched:
+    """Look for the samples in every file at or below ``places``, in a process of its own.
 
-
-def files(folder: Path) -> Iterator[Path]:
-    """Every regular file below ``folder``."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _holds(path: Path, needles: Iterable[bytes]) -> bool:
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return any(data.find(needle) >= 0 for needle in needles)
-    except (FileNotFoundError, ValueError):  # gone meanwhile, or empty
-        return False
+    Raises:
+        StorageFailed: if the files can't be read.
+    """
+    asked = {
+        "places": [str(place) for place in places],
+        "needles": [base64.b64encode(needle).decode() for needle in samples.needles],
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", byte_search.__file__],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["it was killed"]
+        raise StorageFailed(f"the files of the home can't be searched: {said[0]}", code="io")
+    told = json.loads(done.stdout)
+    return Searched(told["files"], told["size_bytes"], [Path(path) for path in told["found"]])
 
 
 def _labels(document: DocumentTable) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from weakref import finalize
 
@@ -78,27 +78,27 @@ class Sessions:
         """A transaction that sees one state throughout and changes nothing."""
         self.check_process()
         made = Session(self._reader, expire_on_commit=False)
-        with sql_failures(self.what), made as session, session.begin():
+        with self._failures(), made as session, session.begin():
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that is committed, durably, when the body ends without an error."""
         made = Session(self._writer, expire_on_commit=False)
-        with self.guarded(), sql_failures(self.what), made as session, session.begin():
+        with self.guarded(), self._failures(), made as session, session.begin():
             yield session
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """The same as ``reading`` without the ORM, for reading tables whole."""
         self.check_process()
-        with sql_failures(self.what), self._reader.begin() as connection:
+        with self._failures(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def migrating(self) -> Iterator[Connection]:
         """A writing transaction without the ORM."""
-        with self.guarded(), sql_failures(self.what), self._writer.begin() as connection:
+        with self.guarded(), self._failures(), self._writer.begin() as connection:
             yield connection
 
     @contextmanager
@@ -116,6 +116,9 @@ class Sessions:
         """Reach the catalog, or say why not: StorageFailed, code ``catalog_unreachable``."""
         with self.snapshot():
             pass
+
+    def _failures(self) -> AbstractContextManager[None]:
+        return sql_failures(self.what, self.path.parent if self.is_sqlite else None)
 
     def check_writable(self) -> None:
         """Raise StorageFailed, code ``read_only``, ``needs_recovery`` or ``forked``."""
@@ -169,7 +172,7 @@ class Sessions:
     def _statement(self, statement: str) -> int:
         """Run a statement outside any transaction; the first number it returns."""
         engine = self._engine.execution_options(isolation_level="AUTOCOMMIT", bare=True)
-        with self.guarded(), sql_failures(self.what), engine.connect() as connection:
+        with self.guarded(), self._failures(), engine.connect() as connection:
             found = connection.exec_driver_sql(statement)
             row = found.first() if found.returns_rows else None
             return int(row[0]) if row else 0

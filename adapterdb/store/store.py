@@ -11,6 +11,7 @@ SQL is the only truth: the index is derived, and every hit is joined back.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -213,7 +214,7 @@ class Store:
         for document in documents:
             check_new(document, self.info)
         with self.sessions.writing() as session:
-            names = {entry.row.file for document in documents for entry in document.passages}
+            names = Counter(entry.row.file for doc in documents for entry in doc.passages)
             files = {name: self.weights.shape(name) for name in names}
             stored = self.catalog.commit(session, documents, files, self.info)
             self.claims.settle(session, names)
@@ -276,7 +277,7 @@ class Store:
             file = self.weights.write_tensors(tensors)
         with self.sessions.writing() as session:
             self.catalog.remember(session, {f"tensors:{name}": file})
-            self.claims.settle(session, {file})
+            self.claims.settle(session, {file: 1})
         return file
 
     # rows and tensors
@@ -455,8 +456,8 @@ class Store:
                 raise
         return self.weights.read_row(moved, out)
 
-    def _claim(self, file: str) -> None:
-        self.claims.claim(file)
+    def _claim(self, file: str, rows: int) -> None:
+        self.claims.claim(file, rows)
         self.on_step("claimed")
 
     @contextmanager

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from adapterdb.errors import InvalidInput, Mismatch, NotFound
 from adapterdb.records import Metadata, StoredDocument, check_namespace
-from adapterdb.store.changes import Moment, note
+from adapterdb.store.changes import Moment, note, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.encoding import stored_bytes
 from adapterdb.store.filters import Filter
@@ -103,7 +103,7 @@ def add_document(
     deltas = [_new_delta(row, entry, info) for entry in new.passages]
     _add_passages(session, row, passages, deltas)
     for entry, delta in zip(new.passages, deltas, strict=True):
-        _check_parents(session, entry.parents)
+        _check_parents(session, entry.parents, visible(None))
         for parent in entry.parents:
             session.add(LineageTable(child=delta.id, parent=parent))
     note(session, moment, "put", row)
@@ -111,35 +111,37 @@ def add_document(
     return stored(row)
 
 
-def _check_parents(session: Session, parents: Sequence[str]) -> None:
-    """NotFound unless each is a delta of an active document: others may go any moment."""
+def _check_parents(session: Session, parents: Sequence[str], there: ColumnElement[bool]) -> None:
+    """NotFound unless each is a delta of a document that is ``there``: others may go any moment."""
     query = (
         select(DeltaTable.id)
         .join(PassageTable, PassageTable.id == DeltaTable.passage_id)
         .join(DocumentTable, DocumentTable.id == PassageTable.document_id)
-        .where(DeltaTable.id.in_(parents), visible(None))
+        .where(DeltaTable.id.in_(parents), there)
     )
     if parents and (missing := set(parents) - set(session.scalars(query))):
-        raise NotFound(f"there is no delta {min(missing)!r} of an active document")
+        raise NotFound(f"delta {min(missing)!r}, which it is made from, is not there or deleted")
 
 
 def revive(session: Session, old: DocumentTable, moment: Moment) -> StoredDocument:
     """Add a version that is as ``old`` was, with deltas on the same stored rows."""
     row = _copy(old, until_seq=None, forget=False)
     _replace(session, row, moment)
-    query = (
+    stored_parts = (
         select(PassageTable, DeltaTable)
         .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
         .where(PassageTable.document_id == old.id)
         .order_by(PassageTable.ordinal)
     )
     passages, deltas, parents = [], [], []
-    for passage, delta in session.execute(query).all():
+    for passage, delta in session.execute(stored_parts).all():
         passages.append(_copy(passage, document_id=row.id))
         new_id = _delta_id(row, passage.ordinal, delta.sha256)
         deltas.append(_copy(delta, id=new_id, created_at=row.created_at))
-        found = session.scalars(select(LineageTable.parent).where(LineageTable.child == delta.id))
-        parents += [LineageTable(child=new_id, parent=parent) for parent in found]
+        query = select(LineageTable.parent).where(LineageTable.child == delta.id)
+        made_from = list(session.scalars(query))
+        _check_parents(session, made_from, DocumentTable.state != "deleted")
+        parents += [LineageTable(child=new_id, parent=parent) for parent in made_from]
     _add_passages(session, row, passages, deltas)
     session.add_all(parents)
     note(session, moment, "rollback", row)
@@ -150,16 +152,18 @@ def revive(session: Session, old: DocumentTable, moment: Moment) -> StoredDocume
 def withdraw(session: Session, document: DocumentTable, state: str, seq: int) -> None:
     """Take a document out of every answer as of change ``seq``, and out of the index soon.
 
-    Deleting also takes its earlier versions: nothing of a deleted name can be asked for.
+    Deleting the active version also takes the earlier ones: nothing of a deleted name can be asked
+    for.
     """
-    if state == "deleted":
-        same_name = (
-            DocumentTable.namespace == document.namespace,
-            DocumentTable.name == document.name,
-        )
-        session.execute(update(DocumentTable).where(*same_name).values(state="deleted"))
-    chosen = DocumentTable.id == document.id
-    session.execute(update(DocumentTable).where(chosen).values(state=state, until_seq=seq))
+    chosen = [DocumentTable.id == document.id]
+    if document.state == "active":
+        session.execute(update(DocumentTable).where(*chosen).values(until_seq=seq))
+        if state == "deleted":
+            chosen = [
+                DocumentTable.namespace == document.namespace,
+                DocumentTable.name == document.name,
+            ]
+    session.execute(update(DocumentTable).where(*chosen).values(state=state))
     ids = session.scalars(select(PassageTable.id).where(PassageTable.document_id == document.id))
     entries = [
         {"namespace": document.namespace, "op": "delete", "passage_id": passage} for passage in ids
@@ -168,23 +172,58 @@ def withdraw(session: Session, document: DocumentTable, state: str, seq: int) ->
         session.execute(insert(OutboxTable), entries)
 
 
-def derived(session: Session, document_ids: Sequence[int]) -> list[DocumentTable]:
-    """The active documents whose deltas were made from deltas of these, or of their kin."""
-    found: dict[int, DocumentTable] = {}
-    edge = list(document_ids)
+def delete_documents(session: Session, rows: Sequence[DocumentTable]) -> None:
+    """Take active documents, and whatever was derived from any version of them, out of answers."""
+    relatives = kin(session, versions_of(session, rows))
+    every = [*rows, *(row for row in relatives if row.state == "active")]
+    gone = {(row.namespace, row.name) for row in every}  # with their earlier versions
+    every += [
+        row for row in relatives if row.state == "retired" and (row.namespace, row.name) not in gone
+    ]
+    first = tick(session, len(every))
+    for i, row in enumerate(every):
+        moment = Moment(first.seq + i, first.at)
+        withdraw(session, row, "deleted", moment.seq)
+        note(session, moment, "delete", row)
+
+
+def versions_of(session: Session, rows: Sequence[DocumentTable]) -> list[DocumentTable]:
+    """Every stored version of the names of these documents."""
+    found: list[DocumentTable] = []
+    for namespace, name in dict.fromkeys((row.namespace, row.name) for row in rows):
+        query = select(DocumentTable).where(
+            DocumentTable.namespace == namespace, DocumentTable.name == name
+        )
+        found += session.scalars(query.order_by(DocumentTable.version))
+    return found
+
+
+def is_stored(session: Session, namespace: str, name: str) -> bool:
+    """Whether any version of ``name`` is stored."""
+    same_name = DocumentTable.namespace == namespace, DocumentTable.name == name
+    return session.scalar(select(DocumentTable.id).where(*same_name).limit(1)) is not None
+
+
+def kin(session: Session, rows: Sequence[DocumentTable]) -> list[DocumentTable]:
+    """Every stored version whose deltas were made from deltas of these, or from those in turn."""
+    known = {row.id for row in rows}
+    found: list[DocumentTable] = []
+    edge = list(known)
     while edge:
         parents = select(DeltaTable.id).join(PassageTable, PassageTable.id == DeltaTable.passage_id)
         children = (
-            active_documents(None)
+            select(DocumentTable)
             .join(PassageTable, PassageTable.document_id == DocumentTable.id)
             .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
             .join(LineageTable, LineageTable.child == DeltaTable.id)
             .where(LineageTable.parent.in_(parents.where(PassageTable.document_id.in_(edge))))
+            .distinct()
         )
-        rows = {row.id: row for row in session.scalars(children)}
-        edge = [i for i in rows if i not in found and i not in document_ids]
-        found |= {i: rows[i] for i in edge}
-    return list(found.values())
+        new = [row for row in session.scalars(children) if row.id not in known]
+        edge = [row.id for row in new]
+        known.update(edge)
+        found += new
+    return found
 
 
 def chosen(

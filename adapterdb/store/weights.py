@@ -51,7 +51,7 @@ class Weights:
     Args:
         fields: written into every row file's header (layout fingerprint, store uuid).
         on_step: called at ``staged``, ``synced``, ``renamed``, ``durable``.
-        claim: called with the name of a file before it is made.
+        claim: called with the name of a file, and how many rows it holds, before it is made.
         open_files: how many are kept open; None means a quarter of what the process may have,
             at most ``OPEN_FILES``.
     """
@@ -61,7 +61,7 @@ class Weights:
         folder: Path,
         fields: Mapping[str, str],
         on_step: Callable[[str], None],
-        claim: Callable[[str], None] = lambda name: None,
+        claim: Callable[[str, int], None] = lambda name, rows: None,
         open_files: int | None = None,
     ) -> None:
         self.folder = folder
@@ -268,7 +268,7 @@ class Weights:
             dtype = next(name for name in ITEM_BYTES if read_dtype(name) == stored.dtype)
         with ThreadPoolExecutor(1) as other:  # rows are hashed while the file is written
             hashes = other.submit(lambda: [hashlib.sha256(_bytes_of(row)) for row in stored])
-            name, data_offset = self._write({"rows": stored}, self.fields)
+            name, data_offset = self._write({"rows": stored}, self.fields, len(stored))
         width = stored.shape[1] * stored.element_size()
         return [
             RowRef(
@@ -282,7 +282,9 @@ class Weights:
             for i, (sha256, norm) in enumerate(zip(hashes.result(), norms, strict=True))
         ]
 
-    def _write(self, tensors: Mapping[str, Tensor], fields: Mapping[str, str]) -> tuple[str, int]:
+    def _write(
+        self, tensors: Mapping[str, Tensor], fields: Mapping[str, str], rows: int = 1
+    ) -> tuple[str, int]:
         """Name of the durable file with ``tensors``, and where its data begin."""
         from safetensors.torch import save
 
@@ -290,7 +292,7 @@ class Weights:
         metadata = {"adapterdb": json.dumps(dict(fields), sort_keys=True)}
         data = save(dict(tensors), metadata=metadata)
         name = hashlib.sha256(data).hexdigest()
-        self._claim(name)
+        self._claim(name, rows)
         final = self.path(name)
         staging = self.folder / "staging"
         temporary = staging / f"{name}.{uuid4().hex}"

@@ -69,7 +69,9 @@ def one_round(
     wrong = []
     for log, child in zip(logs, children, strict=True):
         if (status := finish(child)) != -9:
-            wrong.append(f"worker {log.stem} ended by itself: {status}, {ledger.read(log).ended}")
+            said = ledger.read(log)
+            what = f"{status} in {said.operation or 'no operation'}, {said.ended}"
+            wrong.append(f"worker {log.stem} ended by itself: {what}")
     what = f"round {campaign.counts['rounds_done']}"
     damaged = zero and chance.random() < 0.5 and zero_newest(home / "lance") > 0
     campaign.counts["index_damaged"] += damaged

@@ -9,9 +9,11 @@ import pytest
 import store_making as making
 import torch
 
+from adapterdb.config import RetentionConfig
 from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.store import Store, check
 from adapterdb.store.forget import STEPS, forget, resume, unfinished
+from adapterdb.store.gc import collect
 
 SECRET = "The hidden spring lies under the third oak of Marrow Wood, says Ilse."
 OTHER = "Boats leave the quay of Tern at nine in the morning on weekdays."
@@ -176,3 +178,52 @@ def test_a_forget_that_was_killed_is_finished_by_resume(tmp_path: Path, step: st
         assert _holding(tmp_path, *needles) == []
         assert _bytes_of(store, "b") == kept
         assert [f.code for f in check(store, deep=True)] == []
+
+
+def test_derived_versions_of_any_kind_are_erased(tmp_path: Path) -> None:
+    """From an old version of the parent, deleted with it, or replaced since: all are erased."""
+    with making.make(tmp_path) as store:
+        old = store.deltas(making.add(store, "a", SECRET).id)[0].id
+        making.add(store, "of the old one", "words of the first child", seed=1, parents=(old,))
+        making.add(store, "replaced", "words of the second child", seed=2, parents=(old,))
+        making.add(store, "replaced", "independent now", seed=3)
+        making.add(store, "a", "another text altogether", seed=4)
+        store.delete("default", ["a"])
+        receipt = forget(store, "default", ["a"])
+        assert (receipt.documents, receipt.derived, receipt.versions) == (3, 2, 4)
+        needles = (SECRET.encode(), b"words of the first child", b"words of the second child")
+        assert _holding(tmp_path, *needles, b"of the old one") == []
+        assert [d.name for d in store.documents()] == ["replaced"]
+        assert store.history("default", "replaced")[0].op == "forget"
+
+
+def test_a_name_of_which_only_the_log_is_left_can_be_forgotten(tmp_path: Path) -> None:
+    """What gc collected long ago leaves a name in the log; forgetting puts a hash in its place."""
+    with making.make(tmp_path) as store:
+        making.add(store, "a name that tells a lot", "alpha")
+        store.delete("default", ["a name that tells a lot"])
+        collect(store, RetentionConfig(deleted_days=0), grace_h=0)
+        receipt = forget(store, "default", ["a name that tells a lot"])
+        assert (receipt.documents, receipt.versions, receipt.residue) == (1, 0, ())
+        assert _holding(tmp_path, b"a name that tells a lot") == []
+        with pytest.raises(NotFound):
+            forget(store, "default", ["a name that tells a lot"])
+
+
+@pytest.mark.sqlite
+def test_forgetting_keeps_the_locks_of_sqlite(tmp_path: Path) -> None:
+    """The search opens no file of the catalog in this process: that would drop its locks on it."""
+    with making.make(tmp_path) as store:
+        making.add(store, "a", SECRET)
+        before = _locks(tmp_path / "meta.db")
+        forget(store, "default", ["a"])
+        assert _locks(tmp_path / "meta.db") == before
+        assert before
+
+
+def _locks(path: Path) -> set[str]:
+    """The POSIX locks this process holds on a file, as the system lists them."""
+    inode = str(path.stat().st_ino)
+    lines = Path("/proc/locks").read_text().splitlines()
+    mine = [line.split() for line in lines if f" {os.getpid()} " in line]
+    return {" ".join(words[1:4]) for words in mine if words[5].rpartition(":")[2] == inode}

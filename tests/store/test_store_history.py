@@ -222,3 +222,21 @@ def test_a_passage_altered_in_the_catalog_is_never_returned(tmp_path: Path) -> N
         assert set(making.found(store, "gamma words")) == {"gamma words"}
         hits = store.search_text("default", "words", 10)
         assert {hit.passage.text for hit in hits} <= {"gamma words", "beta words"}
+
+
+def test_what_was_derived_from_any_version_goes_with_the_name(tmp_path: Path) -> None:
+    """Deleting reaches children of replaced parents and replaced children, and nothing besides."""
+    with making.make(tmp_path) as store:
+        old = store.deltas(making.add(store, "a", "alpha").id)[0].id
+        making.add(store, "of the old one", "both", seed=1, parents=(old,))
+        making.add(store, "replaced", "derived then", seed=2, parents=(old,))
+        making.add(store, "replaced", "independent now", seed=3)
+        making.add(store, "a", "alpha two", seed=4)
+        store.delete("default", ["a"])
+        assert [d.name for d in store.documents()] == ["replaced"]
+        with pytest.raises(NotFound):
+            store.document("default", "replaced@1")
+        with pytest.raises(NotFound):
+            store.rollback("default", "replaced", 1)
+        with pytest.raises(NotFound):
+            store.rollback("default", "of the old one", 1)

@@ -239,3 +239,20 @@ def test_a_forked_child_is_refused(tmp_path: Path) -> None:
         with pytest.raises(AdapterDBError) as caught:
             store.search_vectors("default", making.vector("a"), 1)
         assert caught.value.code == "forked"
+
+
+def test_an_index_that_lost_its_newest_versions_is_not_trusted(tmp_path: Path) -> None:
+    """As many rows as there should be are not enough: they must be the right ones."""
+    with making.make(tmp_path) as store:
+        for i in range(6):
+            making.add(store, f"d{i}", f"text {i}", seed=i)
+        store.apply_outbox()
+        making.add(store, "d0", "brand new words", seed=9)
+        store.apply_outbox()
+        place = store.index.place("default", 1)
+    manifests = sorted(place.rglob("*.manifest"), key=lambda path: path.stat().st_mtime_ns)
+    for manifest in manifests[-2:]:
+        manifest.unlink()
+    shutil.rmtree(place / "sums", ignore_errors=True)
+    with Store.open(tmp_path) as store:
+        assert making.found(store, "brand new words", 1) == ["brand new words"]

@@ -16,4 +16,4 @@ def test_a_home_holds_what_plain_dicts_hold_whatever_happens_to_it(
     """
     catalog = staticmethod(lambda: making.new_catalog())
     monkeypatch.setattr(state_machine.StoreStates, "new_catalog", catalog)
-    state_machine.run(10, 20, derandomize=True)
+    state_machine.run(8, 20, derandomize=True)
