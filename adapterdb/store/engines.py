@@ -23,7 +23,7 @@ from adapterdb.store.failures import HINTS, storage_failures
 from adapterdb.store.filesystems import network_type
 
 BUSY_S = 30.0
-ROOM_BYTES = 2**20
+ROOM_BYTES = 2**18
 CONNECT_S = 10
 PRAGMAS = (
     "foreign_keys=ON",

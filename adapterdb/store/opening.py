@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from adapterdb.errors import Corrupt, Exists, Mismatch
 from adapterdb.store.catalog import Catalog
-from adapterdb.store.engines import has_room
+from adapterdb.store.engines import ROOM_BYTES, has_room
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.folders import Folders
 from adapterdb.store.migrations import FORMAT, check_format
@@ -55,8 +55,8 @@ def open_catalog(folders: Folders, catalog_url: str | None, *, read_only: bool) 
             hint="restore it from a backup",
         )
     if not read_only and not has_room(folders.folder):
-        # on a full disk deleting must still work, and not even opening would
-        Reserve(folders.reserve).give_up()
+        # not even opening would work; the rest is for deleting
+        Reserve(folders.reserve).give_up(ROOM_BYTES)
     sessions = Sessions(folders.catalog, url=catalog_url, read_only=read_only)
     try:
         catalog = Catalog(sessions)

@@ -64,9 +64,9 @@ class Reserve:
         logger.warning("the disk is full: going on with the space that was kept aside")
         return act()
 
-    def give_up(self) -> bool:
-        """Free the space; whether there was any."""
-        freed = self.held_bytes > 0
+    def give_up(self, size_bytes: int = SIZE_BYTES) -> bool:
+        """Free as much of the space; whether there was any."""
+        held = self.held_bytes
         with suppress(FileNotFoundError):
-            os.truncate(self.path, 0)
-        return freed
+            os.truncate(self.path, max(0, held - size_bytes))
+        return held > 0
