@@ -116,6 +116,8 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         library = name.partition(".")[0]
         home = ONLY_IN.get(library, own)
         assert own == home, f"{path}:{line}: only adapterdb/{home} imports {library}"
+        if library == "lancedb":
+            assert path.name == "index.py", f"{path}:{line}: only store/index imports lancedb"
         if library == "triton":
             assert path.name == "triton_lora.py", f"{path}:{line}: only triton_lora imports triton"
         if own == "kernels":

@@ -204,9 +204,9 @@ def is_stored(session: Session, namespace: str, name: str) -> bool:
     return session.scalar(select(DocumentTable.id).where(*same_name).limit(1)) is not None
 
 
-def kin(session: Session, rows: Sequence[DocumentTable]) -> list[DocumentTable]:
+def kin(session: Session, documents: Sequence[DocumentTable]) -> list[DocumentTable]:
     """Every stored version whose deltas were made from deltas of these, or from those in turn."""
-    known = {row.id for row in rows}
+    known = {row.id for row in documents}
     found: list[DocumentTable] = []
     edge = list(known)
     while edge:
@@ -217,9 +217,9 @@ def kin(session: Session, rows: Sequence[DocumentTable]) -> list[DocumentTable]:
             .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
             .join(LineageTable, LineageTable.child == DeltaTable.id)
             .where(LineageTable.parent.in_(parents.where(PassageTable.document_id.in_(edge))))
-            .distinct()
         )
-        new = [row for row in session.scalars(children) if row.id not in known]
+        rows = {row.id: row for row in session.scalars(children)}  # several deltas of one
+        new = [row for row in rows.values() if row.id not in known]
         edge = [row.id for row in new]
         known.update(edge)
         found += new

@@ -170,20 +170,3 @@ def test_only_one_version_of_a_name_can_be_active(tmp_path: Path) -> None:
         making.add(store, "d", "two", seed=1)
     with pytest.raises(IntegrityError):
         making.alter(tmp_path, "UPDATE document SET state = 'active'")
-
-
-def test_only_the_sql_files_speak_sql() -> None:
-    """No file but the catalog's own imports sqlalchemy, and only the index imports lancedb."""
-    package = Path(check.__code__.co_filename).parents[1]
-    sql = {"backup", "catalog", "changes", "claims", "conditions", "failures", "migrations"}
-    sql |= {"catalog_url", "catalog_check", "damage", "engines", "file_check", "forget", "gc"}
-    sql |= {"index_check", "repair", "residue"}
-    sql |= {"norms", "outbox", "passages", "purge", "sessions", "tables", "versions"}
-    for path in package.rglob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        own = path.parent.name == "store"
-        if not (own and path.stem in sql):
-            assert "sqlalchemy" not in text.replace("SQLAlchemy", "").lower(), path
-        if not (own and path.stem == "index"):
-            assert "import lancedb" not in text, path
-            assert "from lancedb" not in text, path
