@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from adapterdb.maintenance import Maintenance
     from adapterdb.store.backup import CopyReport
     from adapterdb.store.forget import Receipt
-    from adapterdb.store.rows import StoreStats
+    from adapterdb.store.stats import StoreStats
 
 Sources = str | Path | Document | Sequence["str | Path | Document"]
 

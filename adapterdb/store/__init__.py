@@ -11,8 +11,8 @@ from adapterdb.store.rows import (
     RowRef,
     Scored,
     StoreInfo,
-    StoreStats,
 )
+from adapterdb.store.stats import StoreStats
 from adapterdb.store.store import Store
 
 __all__ = [

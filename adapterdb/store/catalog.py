@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 from uuid import uuid4
 
-from sqlalchemy import Select, delete, distinct, func, insert, select
+from sqlalchemy import Select, delete, insert, select
 from sqlalchemy.orm import Session
 
 from adapterdb.config import DeltaDtype
@@ -58,7 +58,7 @@ class Catalog:
         with self._sessions.migrating() as connection:
             migrate(connection)
         # a creation that was broken off leaves tables, but no document
-        if self.counts(None)[1]:
+        if self.documents(None, None, 1, 0):
             raise Exists("the catalog holds documents of another store")
         uuid, number = uuid4().hex, str(FORMAT)
         own = {"format": number, "min_reader": number, "uuid": uuid}
@@ -221,21 +221,6 @@ class Catalog:
         query = active_documents(None).with_only_columns(DocumentTable.namespace).distinct()
         with self._sessions.reading() as session:
             return sorted(session.scalars(query))
-
-    def counts(self, namespace: str | None) -> tuple[int, int, int, int]:
-        """Active namespaces, documents, passages and deltas."""
-        documents = active_documents(namespace).with_only_columns(
-            func.count(distinct(DocumentTable.namespace)),
-            func.count(),
-            func.coalesce(func.sum(DocumentTable.passages), 0),
-        )
-        deltas = _deltas().with_only_columns(func.count())
-        deltas = deltas.where(DocumentTable.state == "active")
-        if namespace is not None:
-            deltas = deltas.where(DocumentTable.namespace == namespace)
-        with self._sessions.reading() as session:
-            spaces, count, passages = session.execute(documents).one()
-            return spaces, count, int(passages), session.scalar(deltas) or 0
 
     def deltas(self, document_id: int) -> list[Delta]:
         """The deltas of a document version, in the order of its passages."""

@@ -155,20 +155,3 @@ class Scored(NamedTuple):
 
     passage: PassageRow
     score: float
-
-
-@dataclass(frozen=True)
-class StoreStats(Record):
-    """Counts of what is active, and bytes on disk by kind.
-
-    ``pending`` counts index changes that are committed but not yet applied.
-    """
-
-    namespaces: int
-    documents: int
-    passages: int
-    deltas: int
-    pending: int
-    catalog_bytes: int
-    weight_bytes: int
-    index_bytes: int

@@ -40,10 +40,10 @@ from adapterdb.store.rows import (
     RowRef,
     Scored,
     StoreInfo,
-    StoreStats,
     Vector,
 )
 from adapterdb.store.sessions import Sessions
+from adapterdb.store.stats import StoreStats, measure
 from adapterdb.store.versions import check_new, no_document
 from adapterdb.store.weights import Weights
 
@@ -434,18 +434,7 @@ class Store:
 
     def stats(self, namespace: str | None = None) -> StoreStats:
         """Counts, of one namespace or all; bytes are always those of the whole home."""
-        namespaces, documents, passages, deltas = self.catalog.counts(namespace)
-        catalog_bytes, weight_bytes, index_bytes = self.paths.sizes()
-        return StoreStats(
-            namespaces=namespaces,
-            documents=documents,
-            passages=passages,
-            deltas=deltas,
-            pending=self.outbox.count(namespace),
-            catalog_bytes=catalog_bytes,
-            weight_bytes=weight_bytes,
-            index_bytes=index_bytes,
-        )
+        return measure(self, namespace)
 
     def _read(self, row: RowRef, out: Tensor | None) -> Tensor:
         try:

@@ -13,6 +13,8 @@ def test_stats(run: Run, made_home: Path) -> None:
     found = json.loads(run("stats", "--json", "-d", made_home).stdout)
     assert (found["documents"], found["passages"], found["deltas"]) == (len(TEXTS),) * 3
     assert found["weight_bytes"] > 0
+    assert found["reserve_bytes"] >= 8 * 2**20
+    assert (found["changes"], found["indexed"], found["damaged"]) == (len(TEXTS), 1, 0)
     assert "documents" in run("stats", "-d", made_home).stdout
 
 
