@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sqlalchemy import (
@@ -15,7 +15,6 @@ from sqlalchemy import (
     and_,
     func,
     insert,
-    inspect,
     or_,
     select,
     update,
@@ -39,7 +38,7 @@ from adapterdb.store.tables import (
     PassageTable,
 )
 
-T = TypeVar("T", DocumentTable, PassageTable, DeltaTable)
+Values = dict[str, Any]  # of a row, by the names of its columns in ``tables``
 
 
 def visible(as_of: int | None) -> ColumnElement[bool]:
@@ -101,11 +100,14 @@ def add_document(
     _replace(session, row, moment)
     passages = [_passage(row.id, entry) for entry in new.passages]
     deltas = [_new_delta(row, entry, info) for entry in new.passages]
-    _add_passages(session, row, passages, deltas)
-    for entry, delta in zip(new.passages, deltas, strict=True):
-        _check_parents(session, entry.parents, visible(None))
-        for parent in entry.parents:
-            session.add(LineageTable(child=delta.id, parent=parent))
+    parents = {
+        delta["id"]: entry.parents
+        for entry, delta in zip(new.passages, deltas, strict=True)
+        if entry.parents
+    }
+    for made_from in parents.values():
+        _check_parents(session, made_from, visible(None))
+    _add_passages(session, row, passages, deltas, parents)
     note(session, moment, "put", row)
     session.flush()
     return stored(row)
@@ -125,7 +127,7 @@ def _check_parents(session: Session, parents: Sequence[str], there: ColumnElemen
 
 def revive(session: Session, old: DocumentTable, moment: Moment) -> StoredDocument:
     """Add a version that is as ``old`` was, with deltas on the same stored rows."""
-    row = _copy(old, until_seq=None, forget=False)
+    row = DocumentTable(**_values(old) | {"until_seq": None, "forget": False})
     _replace(session, row, moment)
     stored_parts = (
         select(PassageTable, DeltaTable)
@@ -133,17 +135,16 @@ def revive(session: Session, old: DocumentTable, moment: Moment) -> StoredDocume
         .where(PassageTable.document_id == old.id)
         .order_by(PassageTable.ordinal)
     )
-    passages, deltas, parents = [], [], []
+    passages, deltas, parents = [], [], {}
     for passage, delta in session.execute(stored_parts).all():
-        passages.append(_copy(passage, document_id=row.id))
+        passages.append(_values(passage) | {"document_id": row.id})
         new_id = _delta_id(row, passage.ordinal, delta.sha256)
-        deltas.append(_copy(delta, id=new_id, created_at=row.created_at))
+        deltas.append(_values(delta) | {"id": new_id, "created_at": row.created_at})
         query = select(LineageTable.parent).where(LineageTable.child == delta.id)
         made_from = list(session.scalars(query))
         _check_parents(session, made_from, DocumentTable.state != "deleted")
-        parents += [LineageTable(child=new_id, parent=parent) for parent in made_from]
-    _add_passages(session, row, passages, deltas)
-    session.add_all(parents)
+        parents[new_id] = made_from
+    _add_passages(session, row, passages, deltas, parents)
     note(session, moment, "rollback", row)
     session.flush()
     return stored(row)
@@ -277,25 +278,28 @@ def _logged(row: DocumentTable) -> tuple[ColumnElement[bool], ColumnElement[bool
 def _add_passages(
     session: Session,
     row: DocumentTable,
-    passages: Sequence[PassageTable],
-    deltas: Sequence[DeltaTable],
+    passages: Sequence[Values],
+    deltas: Sequence[Values],
+    parents: Mapping[str, Sequence[str]],
 ) -> None:
-    session.add_all(passages)
-    session.flush()
-    for passage, delta in zip(passages, deltas, strict=True):
-        delta.passage_id = passage.id
-        session.add(delta)
-        session.add(OutboxTable(namespace=row.namespace, op="put", passage_id=passage.id))
-    session.flush()
+    """Add the parts of a document: a statement for each table, for documents may be long."""
+    numbered = insert(PassageTable).returning(PassageTable.id, sort_by_parameter_order=True)
+    ids = session.scalars(numbered, passages).all()
+    placed = [{**delta, "passage_id": i} for delta, i in zip(deltas, ids, strict=True)]
+    session.execute(insert(DeltaTable), placed)
+    changes = [{"namespace": row.namespace, "op": "put", "passage_id": i} for i in ids]
+    session.execute(insert(OutboxTable), changes)
+    lineage = [{"child": c, "parent": p} for c, made_from in parents.items() for p in made_from]
+    if lineage:
+        session.execute(insert(LineageTable), lineage)
 
 
-def _copy(row: T, **changes: Any) -> T:
-    """A new row with the values of another, but for ``changes`` and a numbered id."""
-    columns = inspect(type(row)).column_attrs
-    values = {c.key: getattr(row, c.key) for c in columns}
-    if isinstance(values.get("id"), int):
+def _values(row: DocumentTable | PassageTable | DeltaTable) -> Values:
+    """What a row holds, but for a numbered id, which a copy gets anew."""
+    values = {column.key: getattr(row, column.key) for column in row.__mapper__.column_attrs}
+    if isinstance(values["id"], int):
         del values["id"]
-    return type(row)(**values | changes)
+    return values
 
 
 def _field_rows(document_id: int, metadata: Metadata) -> list[FieldTable]:
@@ -318,19 +322,19 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _passage(document_id: int, new: NewPassage) -> PassageTable:
+def _passage(document_id: int, new: NewPassage) -> Values:
     passage, vector = new.passage, new.vector.astype("<f4").tobytes()
-    return PassageTable(
-        document_id=document_id,
-        ordinal=passage.ordinal,
-        start=passage.start,
-        end=passage.end,
-        text=passage.text,
-        tokens=passage.tokens,
-        vector=vector,
-        text_crc=crc(passage.text),
-        vector_crc=crc(vector),
-    )
+    return {
+        "document_id": document_id,
+        "ordinal": passage.ordinal,
+        "start": passage.start,
+        "end": passage.end,
+        "text": passage.text,
+        "tokens": passage.tokens,
+        "vector": vector,
+        "text_crc": crc(passage.text),
+        "vector_crc": crc(vector),
+    }
 
 
 def _delta_id(document: DocumentTable, ordinal: int, row_sha256: str) -> str:
@@ -338,24 +342,24 @@ def _delta_id(document: DocumentTable, ordinal: int, row_sha256: str) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
-def _new_delta(document: DocumentTable, new: NewPassage, info: StoreInfo) -> DeltaTable:
-    return DeltaTable(
-        id=_delta_id(document, new.passage.ordinal, new.row.sha256),
-        kind=new.kind,
-        file=new.row.file,
-        offset=new.row.offset,
-        size_bytes=new.row.size_bytes,
-        dtype=new.row.dtype,
-        sha256=new.row.sha256,
-        norm=new.row.norm,
-        recipe=new.recipe,
-        loss_before=new.loss_before,
-        loss_after=new.loss_after,
-        base_fingerprint=info.base_fingerprint,
-        layout_fingerprint=info.layout.fingerprint,
-        meta_init_fingerprint=new.meta_init_fingerprint,
-        created_at=document.created_at,
-    )
+def _new_delta(document: DocumentTable, new: NewPassage, info: StoreInfo) -> Values:
+    return {
+        "id": _delta_id(document, new.passage.ordinal, new.row.sha256),
+        "kind": new.kind,
+        "file": new.row.file,
+        "offset": new.row.offset,
+        "size_bytes": new.row.size_bytes,
+        "dtype": new.row.dtype,
+        "sha256": new.row.sha256,
+        "norm": new.row.norm,
+        "recipe": new.recipe,
+        "loss_before": new.loss_before,
+        "loss_after": new.loss_after,
+        "base_fingerprint": info.base_fingerprint,
+        "layout_fingerprint": info.layout.fingerprint,
+        "meta_init_fingerprint": new.meta_init_fingerprint,
+        "created_at": document.created_at,
+    }
 
 
 def stored(row: DocumentTable) -> StoredDocument:
