@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapterdb.cli.documents import confirm
-from adapterdb.cli.options import NAMESPACE, WHERE
+from adapterdb.cli.options import choosing
 from adapterdb.cli.output import counted, print_json, print_note, print_text, size
 from adapterdb.cli.settings import Settings, shared
 
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("names", metavar="NAME...", nargs=-1)
-@WHERE
-@NAMESPACE
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
+@choosing
 @shared
 def forget(
     settings: Settings,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE
+from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE, choosing
 from adapterdb.cli.output import counted, print_json, print_note, print_table, print_text
 from adapterdb.cli.settings import Settings, shared
 from adapterdb.errors import InvalidInput, NotFound
@@ -116,11 +116,7 @@ def _print_deltas(deltas: list[Delta] | None) -> None:
 
 
 @click.command()
-@click.argument("names", metavar="NAME...", nargs=-1)
-@WHERE
-@NAMESPACE
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only count.")
+@choosing
 @shared
 def delete(
     settings: Settings,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
 
 import click
 
@@ -27,6 +30,20 @@ K = click.option(
     metavar="N",
     help="Passages to use, 1 to 100. Default: what the base model reads best.",
 )
+
+_CHOICE = (
+    click.argument("names", metavar="NAME...", nargs=-1),
+    WHERE,
+    NAMESPACE,
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    click.option("--dry-run", is_flag=True, help="Only count."),
+)
+
+
+def choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that choose documents to be taken out."""
+    return reduce(lambda made, option: option(made), reversed(_CHOICE), function)
+
 
 _INT = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d{1,2})?", re.ASCII)
