@@ -13,7 +13,7 @@ from itertools import count
 
 from sqlalchemy import Connection, bindparam, insert, inspect, select, text, update
 
-from adapterdb.errors import Mismatch
+from adapterdb.errors import Corrupt, Mismatch
 from adapterdb.store.tables import (
     ChangeTable,
     ClaimTable,
@@ -115,11 +115,18 @@ def _make(connection: Connection) -> None:
 
 
 def stored_format(connection: Connection) -> int:
-    """The format of the catalog behind ``connection``; 0 if it holds none."""
+    """The format of the catalog behind ``connection``; 0 if it holds none, Corrupt if unclear."""
     if not inspect(connection).has_table(InfoTable.__tablename__):
         return 0
     query = select(InfoTable.value).where(InfoTable.name == "format")
-    return int(connection.execute(query).scalar_one_or_none() or 0)
+    found = connection.execute(query).scalar_one_or_none() or "0"
+    if not (found.isascii() and found.isdigit()):
+        raise Corrupt(
+            f"the catalog's format reads {found[:20]!r}, no number",
+            code="catalog",
+            hint="restore a backup",
+        )
+    return int(found)
 
 
 def check_format(found: int, min_reader: int) -> None:

@@ -61,7 +61,7 @@ def open_catalog(folders: Folders, catalog_url: str | None, *, read_only: bool) 
     try:
         catalog = Catalog(sessions)
         catalog.bring_up_to_date(read_only=read_only)
-        found = catalog.info()["uuid"]
+        found = catalog.info().get("uuid")
         if found != uuid:
             raise Mismatch(
                 f"the catalog belongs to store {found}, {folders.folder} to {uuid}", code="store"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterdb.config import DeltaDtype
+from adapterdb.errors import Corrupt
 from adapterdb.layout import DeltaLayout
 from adapterdb.records import DeltaKind, Document, Passage, Record
 
@@ -58,17 +59,28 @@ class StoreInfo:
 
     @classmethod
     def from_texts(cls, texts: Mapping[str, str]) -> StoreInfo:
-        """The record that ``to_texts`` wrote; other names are passed over."""
+        """The record that ``to_texts`` wrote; other names are passed over.
+
+        Raises:
+            Corrupt: code ``catalog``, if something is missing or can't be understood.
+        """
         extra = {k.removeprefix("extra:"): v for k, v in texts.items() if k.startswith("extra:")}
-        return cls(
-            base_fingerprint=texts["base_fingerprint"],
-            embedder_fingerprint=texts["embedder_fingerprint"],
-            dimension=int(texts["dimension"]),
-            layout=DeltaLayout.from_dict(json.loads(texts["layout"])),
-            dtype=cast(DeltaDtype, texts["dtype"]),
-            recipe_fingerprint=texts["recipe_fingerprint"],
-            extra=extra,
-        )
+        try:
+            return cls(
+                base_fingerprint=texts["base_fingerprint"],
+                embedder_fingerprint=texts["embedder_fingerprint"],
+                dimension=int(texts["dimension"]),
+                layout=DeltaLayout.from_dict(json.loads(texts["layout"])),
+                dtype=cast(DeltaDtype, texts["dtype"]),
+                recipe_fingerprint=texts["recipe_fingerprint"],
+                extra=extra,
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            raise Corrupt(
+                f"what the catalog says of the store is damaged: {type(error).__name__} {error}",
+                code="catalog",
+                hint="restore a backup",
+            ) from error
 
 
 @dataclass(frozen=True)

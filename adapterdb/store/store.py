@@ -95,7 +95,7 @@ class Store:
         self.catalog = Catalog(sessions)
         found = self.catalog.info()
         self.info = StoreInfo.from_texts(found)
-        self.uuid = found["uuid"]
+        self.uuid = found.get("uuid", "")
         dimension = self.info.dimension
         fields = {"layout": self.info.layout.fingerprint, "store": self.uuid}
         self.reserve = Reserve(folders.reserve)

@@ -9,7 +9,7 @@ import pytest
 import store_making as making
 from sqlalchemy import inspect
 
-from adapterdb.errors import InvalidInput, NotFound
+from adapterdb.errors import Corrupt, InvalidInput, NotFound
 from adapterdb.records import Change
 from adapterdb.store import Store, check
 from adapterdb.store.migrations import FORMAT
@@ -242,3 +242,14 @@ def test_what_was_derived_from_any_version_goes_with_the_name(tmp_path: Path) ->
             store.rollback("default", "replaced", 1)
         with pytest.raises(NotFound):
             store.rollback("default", "of the old one", 1)
+
+
+def test_a_damaged_name_of_a_fact_is_a_clear_error(tmp_path: Path) -> None:
+    """A store whose own facts can't be read says that its catalog is damaged."""
+    making.make(tmp_path).close()
+    flipped = "UPDATE store_info SET name = 'x' WHERE name = 'recipe_fingerprint'"
+    making.alter(tmp_path, flipped)
+    with pytest.raises(Corrupt) as caught:
+        Store.open(tmp_path)
+    assert caught.value.code == "catalog"
+    assert "recipe_fingerprint" in caught.value.message
