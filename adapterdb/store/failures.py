@@ -19,6 +19,8 @@ CODES = {
     errno.EACCES: "read_only",
     errno.EPERM: "read_only",
     errno.EIO: "io",
+    errno.EMFILE: "cannot_open",
+    errno.ENFILE: "cannot_open",
 }
 FULL_BYTES = 2**16  # what SQLite asks for at once
 HINTS = {

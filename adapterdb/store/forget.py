@@ -9,8 +9,8 @@
     4  the old weight files go; so do unfinished and quarantined files
     5  the index is built anew from the catalog, and every earlier folder of it goes
     6  the log of SQLite is emptied
-    7  every file of the home is searched for samples of what is gone. What is found in the catalog
-       is mended by writing it anew
+    7  every file of the home is searched for samples of what is gone. A catalog or index in which
+       one is found is written anew
 
 Out of reach, and said so in the receipt: backups, exports, answers already given, what other
 running processes hold in memory, and copies below the file system (snapshots, worn flash cells).
@@ -232,8 +232,7 @@ def _erase(store: Store, receipt: Receipt) -> Receipt:
         store.sessions.vacuum()  # rows removed lie in its tables until then
     places = [store.home, *_catalog_elsewhere(store)]
     searched = residue.search(places, samples)
-    if any(path.name.startswith(store.sessions.path.name) for path in searched.found):
-        store.sessions.vacuum()
+    if _clean_again(store, searched.found):
         searched = residue.search(places, samples)
     store.on_step("forget_searched")
     if not searched.found:
@@ -269,6 +268,27 @@ def _purge(store: Store, ids: Sequence[int], files: set[str]) -> None:
     for file in lost:  # rows that can't be read could not be moved, and must not keep the others
         store.weights.remove(file)
     store.on_step("forget_purged")
+
+
+def _clean_again(store: Store, found: Sequence[Path]) -> bool:
+    """Write anew the catalog, or an index, in which something was found; whether there was any.
+
+    A database leaves copies where it moves rows. The index of another namespace keeps, in parts not
+    merged yet, what was deleted there and said the same.
+    """
+    catalog = any(path.name.startswith(store.sessions.path.name) for path in found)
+    if catalog:
+        store.sessions.vacuum()
+    indexes = [
+        namespace
+        for namespace, number in store.outbox.indexed().items()
+        if any(path.is_relative_to(store.index.place(namespace, number)) for path in found)
+    ]
+    for namespace in indexes:
+        store.applier.rebuild(namespace, WAIT_S)
+    if indexes:
+        clear_index(store, 0)
+    return catalog or bool(indexes)
 
 
 def _catalog_elsewhere(store: Store) -> list[Path]:

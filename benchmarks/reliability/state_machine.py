@@ -155,7 +155,8 @@ class StoreStates(Misfortunes):
             assert any(key not in self.model.versions for key in keys)
             return
         assert receipt.documents == len(keys)
-        assert receipt.versions == sum(len(self.model.versions[key]) for key in keys)
+        # of a name that was collected, the log of changes is all that can be forgotten
+        assert receipt.versions == sum(len(self.model.versions.get(key, [])) for key in keys)
         assert receipt.residue == (), receipt
         self.model.forget(keys)
 

@@ -227,3 +227,23 @@ def _locks(path: Path) -> set[str]:
     lines = Path("/proc/locks").read_text().splitlines()
     mine = [line.split() for line in lines if f" {os.getpid()} " in line]
     return {" ".join(words[1:4]) for words in mine if words[5].rpartition(":")[2] == inode}
+
+
+@pytest.mark.sqlite
+def test_what_another_index_still_holds_of_a_deleted_twin_is_found_and_erased(
+    tmp_path: Path,
+) -> None:
+    """The same text, deleted and collected in another namespace, is not left in its index."""
+    with making.make(tmp_path) as store:
+        for namespace in ("default", "other"):
+            making.add(store, "twin", SECRET, namespace=namespace)
+            for i in range(40):
+                making.add(store, f"d{i}", f"text {namespace} {i}", namespace=namespace, seed=i)
+        store.apply_outbox()
+        store.delete("other", ["twin"])
+        store.apply_outbox()
+        collect(store, RetentionConfig(deleted_days=0), grace_h=0)
+        needle = making.vector(SECRET).tobytes()
+        assert any("lance" in path.parts for path in _holding(tmp_path / "lance", needle))
+        assert forget(store, "default", ["twin"]).residue == ()
+        assert _holding(tmp_path, needle, SECRET.encode()) == []
