@@ -437,7 +437,9 @@ class AdapterDB:
 
     def stats(self, *, namespace: str | None = None) -> StoreStats:
         """Counts of what is active, and bytes by kind."""
-        return self._home.store.stats(namespace)
+        from adapterdb.store.stats import measure
+
+        return measure(self._home.store, namespace)
 
     def namespaces(self) -> list[str]:
         """Namespaces that hold an active document."""

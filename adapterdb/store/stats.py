@@ -48,7 +48,7 @@ class StoreStats(Record):
     quarantine_bytes: int
 
 
-def measure(store: Store, namespace: str | None) -> StoreStats:
+def measure(store: Store, namespace: str | None = None) -> StoreStats:
     """Counts, of one namespace or all; bytes are always those of the whole home."""
     of_namespace = [] if namespace is None else [DocumentTable.namespace == namespace]
     versions = (

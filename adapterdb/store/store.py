@@ -43,7 +43,6 @@ from adapterdb.store.rows import (
     Vector,
 )
 from adapterdb.store.sessions import Sessions
-from adapterdb.store.stats import StoreStats, measure
 from adapterdb.store.versions import check_new, no_document
 from adapterdb.store.weights import Weights
 
@@ -431,10 +430,6 @@ class Store:
     def namespaces(self) -> list[str]:
         """Namespaces with an active document, sorted."""
         return self.catalog.namespaces()
-
-    def stats(self, namespace: str | None = None) -> StoreStats:
-        """Counts, of one namespace or all; bytes are always those of the whole home."""
-        return measure(self, namespace)
 
     def _read(self, row: RowRef, out: Tensor | None) -> Tensor:
         try:

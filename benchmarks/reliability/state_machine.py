@@ -51,6 +51,7 @@ from adapterdb.store.backup import backup
 from adapterdb.store.forget import forget
 from adapterdb.store.gc import collect
 from adapterdb.store.optimize import optimize
+from adapterdb.store.stats import measure
 
 
 class StoreStates(Misfortunes):
@@ -215,7 +216,7 @@ class StoreStates(Misfortunes):
             optimize(store)
         else:
             store.apply_outbox()
-            assert self.damaged or store.stats().pending == 0
+            assert self.damaged or measure(store).pending == 0
 
     @rule(handle=handles, keep=retentions)
     def gc(self, handle: int, keep: RetentionConfig) -> None:

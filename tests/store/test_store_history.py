@@ -13,6 +13,7 @@ from adapterdb.errors import Corrupt, InvalidInput, NotFound
 from adapterdb.records import Change
 from adapterdb.store import Store, check
 from adapterdb.store.migrations import FORMAT
+from adapterdb.store.stats import measure
 
 HOMES = Path(__file__).parent / "homes"
 
@@ -89,7 +90,7 @@ def test_history_tells_what_happened_latest_first(tmp_path: Path) -> None:
         told = [(change.seq, change.op, change.version) for change in history]
         assert told == [(5, "delete", 3), (4, "rollback", 3), (3, "put", 2), (1, "put", 1)]
         assert all(isinstance(change, Change) and change.kept for change in history)
-        stats = store.stats()
+        stats = measure(store)
         assert (stats.documents, stats.replaced, stats.deleted, stats.changes) == (1, 0, 3, 5)
         assert [change.at for change in history] == sorted((c.at for c in history), reverse=True)
         with pytest.raises(NotFound):

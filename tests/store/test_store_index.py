@@ -13,6 +13,7 @@ import store_making as making
 from adapterdb.errors import AdapterDBError, InvalidInput
 from adapterdb.store import Store, check
 from adapterdb.store.passages import IndexRows
+from adapterdb.store.stats import measure
 
 TEXTS = [f"word{i} common text number {i}" for i in range(30)]
 
@@ -183,7 +184,7 @@ def test_pending_changes_are_searched_from_sql(tmp_path: Path) -> None:
             making.add(store, "fresh", "fresh common words", seed=5)
             making.add(store, "d", "only this now", seed=6)
             assert store.apply_outbox(timeout_s=0) == 0
-            assert store.stats().pending == 32
+            assert measure(store).pending == 32
             assert sorted(making.found(store, "a")) == ["fresh common words", "only this now"]
             hits = store.search_text("default", "common", 5)
             assert [hit.passage.document for hit in hits] == ["fresh"]
