@@ -29,6 +29,7 @@ from adapterdb.records import (
 )
 from adapterdb.store.store import Store
 
+NOTABLE = 2.0  # times the usual norm: what is held back by less is not worth a word
 NOTHING_RELEVANT = "nothing relevant is stored; answered by the base model alone"
 
 
@@ -190,7 +191,7 @@ class Planner:
     def _capped(
         self, mixture: Mixture, found: Sequence[Found], options: AskOptions
     ) -> tuple[Mixture, str]:
-        """The mixture without excess of any delta, and a note of those that were too strong.
+        """The mixture without excess of any delta, and a note of those that were far too strong.
 
         One that the caller wrote out acts as it is written, but the note still names them.
         """
@@ -200,12 +201,12 @@ class Planner:
             if typical is not None:
                 strengths[hit.delta_id] = row.norm / typical
         held, over = capped(mixture, strengths, self.settings.norm_cap)
-        if not over:
-            return mixture, ""
-        strong = ", ".join(f"{i} ({strengths[i]:.3g} times the usual norm)" for i in over)
+        strong = ", ".join(
+            f"{i} ({strengths[i]:.3g} times the usual norm)" for i in over if strengths[i] > NOTABLE
+        )
         if options.mixture is not None:
-            return mixture, f"unusually strong: {strong}"
-        return held, f"held back because unusually strong: {strong}"
+            return mixture, strong and f"unusually strong: {strong}"
+        return held, strong and f"held back because unusually strong: {strong}"
 
     def _prompt(
         self, question: str, hits: Sequence[Hit], options: AskOptions

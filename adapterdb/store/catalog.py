@@ -79,7 +79,7 @@ class Catalog:
             raise Mismatch(
                 f"the store has the older format {found}",
                 code="format",
-                hint="open it once for writing, which brings it up to date",
+                hint="open it once for writing (`adb optimize` does), which brings it up to date",
             )
         with self._sessions.migrating() as connection:
             migrate(connection)
