@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from adapterdb.engine.plan import AskOptions
     from adapterdb.ingest.pipeline import Item
     from adapterdb.maintenance import Maintenance
-    from adapterdb.store.backup import CopyReport
-    from adapterdb.store.forget import Receipt
-    from adapterdb.store.stats import StoreStats
+    from adapterdb.store.upkeep.backup import CopyReport
+    from adapterdb.store.upkeep.forget import Receipt
+    from adapterdb.store.upkeep.stats import StoreStats
 
 Sources = str | Path | Document | Sequence["str | Path | Document"]
 
@@ -105,8 +105,8 @@ class AdapterDB:
     def restore(
         cls, backup: str | Path, path: str | Path, *, catalog: str | None = None
     ) -> CopyReport:
-        """Make the new home ``path`` from a backup, see ``store.backup``; ``open`` opens it."""
-        from adapterdb.store.backup import restore
+        """Make the new home ``path`` from a backup, see ``store.upkeep.backup``."""
+        from adapterdb.store.upkeep.backup import restore
 
         return restore(Path(backup), Path(path), catalog_url=catalog)
 
@@ -402,12 +402,12 @@ class AdapterDB:
         namespace: str = "default",
         dry_run: bool = False,
     ) -> Receipt:
-        """Erase documents from every file of the home, see ``store.forget``.
+        """Erase documents from every file of the home, see ``store.upkeep.forget``.
 
         Returns:
             A receipt that says what was erased, what was searched, and what can't be reached.
         """
-        from adapterdb.store.forget import forget
+        from adapterdb.store.upkeep.forget import forget
 
         wanted = [names] if isinstance(names, str) else names
         receipt = forget(self._home.store, namespace, wanted, where=where, dry_run=dry_run)
@@ -437,7 +437,7 @@ class AdapterDB:
 
     def stats(self, *, namespace: str | None = None) -> StoreStats:
         """Counts of what is active, and bytes by kind."""
-        from adapterdb.store.stats import measure
+        from adapterdb.store.upkeep.stats import measure
 
         return measure(self._home.store, namespace)
 

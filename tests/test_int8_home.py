@@ -11,8 +11,8 @@ import torch
 from adapterdb import AdapterDB, Config, Document, LoadOptions, LoraSpec, Mixture
 from adapterdb.config import ChunkConfig, DeltaDtype
 from adapterdb.peft_format import read_peft
-from adapterdb.store.check import check
 from adapterdb.store.encoding import stored_bytes
+from adapterdb.store.upkeep.check import check
 
 TEXT = "Mara rowed her boat to the island of Oste in 1804 and built a lighthouse there."
 

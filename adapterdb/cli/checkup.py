@@ -121,7 +121,7 @@ def _space(home: Home) -> Iterator[Check]:
 
 
 def _store(home: Home) -> Iterator[Check]:
-    from adapterdb.store.check import check
+    from adapterdb.store.upkeep.check import check
 
     findings = check(home.store)
     for finding in findings:

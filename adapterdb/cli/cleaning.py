@@ -12,7 +12,7 @@ from adapterdb.cli.output import counted, print_json, print_note, print_text, si
 from adapterdb.cli.settings import Settings, shared
 
 if TYPE_CHECKING:
-    from adapterdb.store.forget import Receipt
+    from adapterdb.store.upkeep.forget import Receipt
 
 
 @click.command()

@@ -13,7 +13,7 @@ from adapterdb.errors import Corrupt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterdb.store.findings import Finding, Repaired
+    from adapterdb.store.upkeep.findings import Finding, Repaired
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -54,7 +54,7 @@ def fsck(settings: Settings, deep: bool, repair: bool) -> None:
 
 def _unopened(error: Corrupt) -> Finding:
     """A home that can't be opened, as a finding."""
-    from adapterdb.store.findings import RESTORE, Finding
+    from adapterdb.store.upkeep.findings import RESTORE, Finding
 
     code = "format" if error.code == "format" else "catalog"
     return Finding(code, "error", error.message, error.hint or RESTORE, repairable=False)

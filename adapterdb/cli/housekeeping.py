@@ -10,7 +10,7 @@ from adapterdb.cli.output import print_json, print_note, print_table, print_text
 from adapterdb.cli.settings import HOME, Settings, shared
 
 if TYPE_CHECKING:
-    from adapterdb.store.backup import CopyReport
+    from adapterdb.store.upkeep.backup import CopyReport
 
 
 @click.command()

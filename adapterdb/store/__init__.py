@@ -1,9 +1,6 @@
 """Where documents, passages and deltas are kept: SQL catalog, weight files, derived index."""
 
-from adapterdb.store.check import check
 from adapterdb.store.filters import Filter, parse_filter
-from adapterdb.store.findings import Finding, Repaired
-from adapterdb.store.repair import repair
 from adapterdb.store.rows import (
     NewDocument,
     NewPassage,
@@ -12,8 +9,11 @@ from adapterdb.store.rows import (
     Scored,
     StoreInfo,
 )
-from adapterdb.store.stats import StoreStats
 from adapterdb.store.store import Store
+from adapterdb.store.upkeep.check import check
+from adapterdb.store.upkeep.findings import Finding, Repaired
+from adapterdb.store.upkeep.repair import repair
+from adapterdb.store.upkeep.stats import StoreStats
 
 __all__ = [
     "Filter",

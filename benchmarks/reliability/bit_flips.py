@@ -30,7 +30,7 @@ from case_runner import CaseRunner
 
 from adapterdb.errors import AdapterDBError
 from adapterdb.store import Store
-from adapterdb.store.check import check
+from adapterdb.store.upkeep.check import check
 
 COUNT, HITS, SECONDS = 40, 3, 30.0
 WORDS = (

@@ -35,7 +35,7 @@ from adapterdb.errors import AdapterDBError
 from adapterdb.layout import DeltaLayout, Site
 from adapterdb.peft_format import WEIGHTS_FILE, read_peft, write_peft
 from adapterdb.store import Store
-from adapterdb.store.check import check
+from adapterdb.store.upkeep.check import check
 
 LAYOUT = DeltaLayout(2, 4.0, (Site("layers.0.up", 20, 12, 0), Site("layers.0.down", 12, 20, 1)))
 SECONDS, GROWTH_BYTES = 2.0, 300 * 2**20

@@ -47,7 +47,7 @@ from contents import INFO, P, vector
 
 from adapterdb.records import Document, Passage, StoredDocument
 from adapterdb.store import NewDocument, NewPassage, Store, check
-from adapterdb.store.forget import forget, unfinished
+from adapterdb.store.upkeep.forget import forget, unfinished
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch", "safetensors.torch", "sqlalchemy.orm"])

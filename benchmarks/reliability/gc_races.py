@@ -33,7 +33,7 @@ from state_model import INFO, Draft, new_documents
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import AdapterDBError, NotFound
 from adapterdb.store import Store, check
-from adapterdb.store.gc import collect
+from adapterdb.store.upkeep.gc import collect
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch", "safetensors.torch", "sqlalchemy.orm"])

@@ -19,7 +19,7 @@ import torch
 from adapterdb.errors import AdapterDBError, NotFound
 from adapterdb.records import StoredDocument
 from adapterdb.store import Finding, Store, check
-from adapterdb.store.forget import resume
+from adapterdb.store.upkeep.forget import resume
 from benchmarks.reliability import ledger
 from benchmarks.reliability.contents import Content, D, new_documents
 from benchmarks.reliability.ledger import Account, Key, Ledger, Model

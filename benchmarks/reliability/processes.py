@@ -38,8 +38,8 @@ from state_model import INFO, Draft, new_documents, vector
 
 from adapterdb.errors import Corrupt
 from adapterdb.store import Scored, Store, check
-from adapterdb.store.forget import forget
-from adapterdb.store.optimize import optimize
+from adapterdb.store.upkeep.forget import forget
+from adapterdb.store.upkeep.optimize import optimize
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch", "safetensors.torch", "sqlalchemy.orm"])

@@ -47,11 +47,11 @@ from state_model import INFO, Draft, check_nearest, check_words, new_documents, 
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import InvalidInput, NotFound, StorageFailed
 from adapterdb.store import Store, check
-from adapterdb.store.backup import backup
-from adapterdb.store.forget import forget
-from adapterdb.store.gc import collect
-from adapterdb.store.optimize import optimize
-from adapterdb.store.stats import measure
+from adapterdb.store.upkeep.backup import backup
+from adapterdb.store.upkeep.forget import forget
+from adapterdb.store.upkeep.gc import collect
+from adapterdb.store.upkeep.optimize import optimize
+from adapterdb.store.upkeep.stats import measure
 
 
 class StoreStates(Misfortunes):

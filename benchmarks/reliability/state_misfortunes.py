@@ -21,8 +21,8 @@ from state_operations import DIED, STEPS_OF, operate
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import Corrupt
 from adapterdb.store import Store, check
-from adapterdb.store.forget import resume, unfinished
-from adapterdb.store.gc import collect
+from adapterdb.store.upkeep.forget import resume, unfinished
+from adapterdb.store.upkeep.gc import collect
 
 FORKS = multiprocessing.get_context("forkserver")
 WORDS = ("alpha", "beta", "gamma", "delta")

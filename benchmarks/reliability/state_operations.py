@@ -11,8 +11,8 @@ from state_model import Draft, Key, new_documents
 
 from adapterdb.config import RetentionConfig
 from adapterdb.store import Store
-from adapterdb.store.forget import forget
-from adapterdb.store.gc import collect
+from adapterdb.store.upkeep.forget import forget
+from adapterdb.store.upkeep.gc import collect
 
 DIED = 9
 

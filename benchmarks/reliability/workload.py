@@ -25,7 +25,7 @@ from typing import Literal
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import AdapterDBError
 from adapterdb.store import Store, gc
-from adapterdb.store.forget import forget, resume
+from adapterdb.store.upkeep.forget import forget, resume
 from benchmarks.reliability import ledger, plants
 from benchmarks.reliability.contents import Content, new_documents
 from benchmarks.reliability.ledger import Change, Key, Ledger

@@ -13,8 +13,8 @@ import store_making as making
 from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch, NotFound, StorageFailed
 from adapterdb.records import StoredDocument
 from adapterdb.store import Store, check
-from adapterdb.store.stats import measure
 from adapterdb.store.store import STEPS
+from adapterdb.store.upkeep.stats import measure
 
 # children come from a server that has imported the slow libraries but used none of them
 FORKS = multiprocessing.get_context("forkserver")

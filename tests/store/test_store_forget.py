@@ -12,8 +12,8 @@ import torch
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.store import Store, check
-from adapterdb.store.forget import STEPS, forget, resume, unfinished
-from adapterdb.store.gc import collect
+from adapterdb.store.upkeep.forget import STEPS, forget, resume, unfinished
+from adapterdb.store.upkeep.gc import collect
 
 SECRET = "The hidden spring lies under the third oak of Marrow Wood, says Ilse."
 OTHER = "Boats leave the quay of Tern at nine in the morning on weekdays."

@@ -14,7 +14,7 @@ from test_store_commit import FORKS
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import InvalidInput, Locked, NotFound, StorageFailed
 from adapterdb.store import Store, check
-from adapterdb.store.gc import collect
+from adapterdb.store.upkeep.gc import collect
 
 NOTHING = RetentionConfig(versions=0, days=0, deleted_days=0)
 

@@ -13,7 +13,7 @@ from adapterdb.errors import Corrupt, InvalidInput, NotFound
 from adapterdb.records import Change
 from adapterdb.store import Store, check
 from adapterdb.store.migrations import FORMAT
-from adapterdb.store.stats import measure
+from adapterdb.store.upkeep.stats import measure
 
 HOMES = Path(__file__).parent / "homes"
 

@@ -13,7 +13,7 @@ import store_making as making
 from adapterdb.errors import AdapterDBError, InvalidInput
 from adapterdb.store import Store, check
 from adapterdb.store.passages import IndexRows
-from adapterdb.store.stats import measure
+from adapterdb.store.upkeep.stats import measure
 
 TEXTS = [f"word{i} common text number {i}" for i in range(30)]
 

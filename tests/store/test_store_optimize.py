@@ -13,8 +13,8 @@ import store_making as making
 
 from adapterdb.errors import StorageFailed
 from adapterdb.store import Store, check
-from adapterdb.store.optimize import optimize
 from adapterdb.store.passages import IndexRows
+from adapterdb.store.upkeep.optimize import optimize
 
 READER = """
 import json, logging, sys

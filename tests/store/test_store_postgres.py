@@ -15,7 +15,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 
 from adapterdb.errors import AdapterDBError, Corrupt, InvalidInput, Locked, StorageFailed
 from adapterdb.store import Store, check
-from adapterdb.store.stats import measure
+from adapterdb.store.upkeep.stats import measure
 
 on_a_server = pytest.mark.postgres
 

@@ -15,7 +15,7 @@ from test_store_commit import FORKS
 
 from adapterdb.errors import Corrupt
 from adapterdb.store import Store, check, repair
-from adapterdb.store.repair import STEPS
+from adapterdb.store.upkeep.repair import STEPS
 
 
 @pytest.mark.parametrize("name", DEFECTS)

@@ -213,6 +213,7 @@ import os, sys
 from pathlib import Path
 from adapterdb.errors import AdapterDBError
 from adapterdb.store import Store
+from adapterdb.store.upkeep.stats import measure
 
 store = Store.open(Path(sys.argv[1]))
 assert len(store.documents()) == 1
@@ -221,7 +222,7 @@ if child == 0:
     codes = set()
     uses = (
         store.documents,
-        store.stats,
+        lambda: measure(store),
         store.apply_outbox,
         store.namespaces,
         lambda: store.document("default", "a"),

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from adapterdb.store.findings import Finding, named
 from adapterdb.store.index import IndexFailed
 from adapterdb.store.passages import CHUNK, IndexRows
 from adapterdb.store.tables import PassageTable
+from adapterdb.store.upkeep.findings import Finding, named
 from adapterdb.store.versions import crc
 
 if TYPE_CHECKING:

@@ -16,8 +16,6 @@ from sqlalchemy.orm import Session, aliased
 from adapterdb.errors import Corrupt
 from adapterdb.store.damage import AGAIN
 from adapterdb.store.encoding import stored_bytes
-from adapterdb.store.findings import INGEST, REPAIR, RESTORE, Finding, severity_of
-from adapterdb.store.forget import unfinished
 from adapterdb.store.tables import (
     ChangeTable,
     ClockTable,
@@ -27,6 +25,8 @@ from adapterdb.store.tables import (
     OutboxTable,
     PassageTable,
 )
+from adapterdb.store.upkeep.findings import INGEST, REPAIR, RESTORE, Finding, severity_of
+from adapterdb.store.upkeep.forget import unfinished
 from adapterdb.store.versions import crc
 
 if TYPE_CHECKING:

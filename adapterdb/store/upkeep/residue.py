@@ -21,8 +21,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapterdb.errors import StorageFailed
-from adapterdb.store import byte_search
 from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable
+from adapterdb.store.upkeep import byte_search
 from adapterdb.store.weights import Weights
 
 PIECE = 48  # characters or bytes of a sample

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from adapterdb.errors import Corrupt
-from adapterdb.store import catalog_check, file_check, index_check
-from adapterdb.store.findings import RESTORE, Finding
+from adapterdb.store.upkeep import catalog_check, file_check, index_check
+from adapterdb.store.upkeep.findings import RESTORE, Finding
 
 if TYPE_CHECKING:
     from adapterdb.store.store import Store

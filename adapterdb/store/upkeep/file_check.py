@@ -19,12 +19,12 @@ from adapterdb.config import FILE_NAME
 from adapterdb.errors import Corrupt
 from adapterdb.store import purge
 from adapterdb.store.catalog import row_ref
-from adapterdb.store.catalog_check import damaged, is_damaged
 from adapterdb.store.claims import Standing
-from adapterdb.store.findings import INGEST, REPAIR, RESTORE, Finding, named, severity_of
 from adapterdb.store.reserve import PLENTY, SIZE_BYTES
 from adapterdb.store.rows import RowRef
 from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable, WeightFileTable
+from adapterdb.store.upkeep.catalog_check import damaged, is_damaged
+from adapterdb.store.upkeep.findings import INGEST, REPAIR, RESTORE, Finding, named, severity_of
 
 if TYPE_CHECKING:
     from adapterdb.store.store import Store

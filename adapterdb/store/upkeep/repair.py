@@ -18,16 +18,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from adapterdb.store import catalog_check, file_check, index_check, purge
+from adapterdb.store import purge
 from adapterdb.store.catalog import row_ref
 from adapterdb.store.changes import tick
-from adapterdb.store.check import check
 from adapterdb.store.damage import as_made, find_rows, lose_rows, make_again
-from adapterdb.store.findings import Finding, Repaired
-from adapterdb.store.forget import resume
-from adapterdb.store.gc import WAIT_S, rewrite
 from adapterdb.store.locks import held
-from adapterdb.store.quarantine import keep, take_away
 from adapterdb.store.tables import (
     ClockTable,
     DeltaTable,
@@ -37,6 +32,12 @@ from adapterdb.store.tables import (
     PassageTable,
     WeightFileTable,
 )
+from adapterdb.store.upkeep import catalog_check, file_check, index_check
+from adapterdb.store.upkeep.check import check
+from adapterdb.store.upkeep.findings import Finding, Repaired
+from adapterdb.store.upkeep.forget import resume
+from adapterdb.store.upkeep.gc import WAIT_S, rewrite
+from adapterdb.store.upkeep.quarantine import keep, take_away
 from adapterdb.store.versions import active_documents, delete_documents, withdraw
 
 if TYPE_CHECKING:

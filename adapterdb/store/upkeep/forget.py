@@ -31,13 +31,14 @@ from sqlalchemy.orm import Session
 
 from adapterdb.errors import InvalidInput
 from adapterdb.records import Record, check_namespace
-from adapterdb.store import purge, residue
+from adapterdb.store import purge
 from adapterdb.store.changes import Moment, forget_name, is_logged, name_hash, note, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.filters import Where, as_filter
-from adapterdb.store.gc import WAIT_S, clear_index, rewrite, unlink_unused
 from adapterdb.store.tables import DocumentTable, ErasureTable
+from adapterdb.store.upkeep import residue
+from adapterdb.store.upkeep.gc import WAIT_S, clear_index, rewrite, unlink_unused
 from adapterdb.store.versions import is_stored, kin, no_document, versions_of, withdraw
 
 if TYPE_CHECKING:
