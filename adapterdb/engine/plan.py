@@ -185,7 +185,7 @@ class Planner:
         if not damaged:
             return mixture, ""
         kept = tuple(part for part in mixture.parts if part[0] not in damaged)
-        note = f"left out because damaged: {', '.join(damaged)}; run 'adb doctor'"
+        note = f"left out because damaged: {', '.join(damaged)}; run 'adb fsck --deep'"
         return Mixture(kept, mixture.composition), note
 
     def _capped(

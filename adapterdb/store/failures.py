@@ -26,7 +26,7 @@ FULL_BYTES = 2**16  # what SQLite asks for at once
 HINTS = {
     "disk_full": "free some space and run the command again; nothing acknowledged is lost",
     "read_only": "make the folder writable, or open it with read_only",
-    "io": "check the disk, then run `adb doctor`",
+    "io": "check the disk, then run `adb fsck`",
     "cannot_open": "check that it is there, that you may read it, and the limit of open files",
     "catalog_unreachable": "check that the server runs, and URL, PGPASSWORD or .pgpass; a change"
     " under way is there whole or not at all: make it again",
