@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from adapterdb.store import Store, forget, gc
+from adapterdb.store import Store
 from adapterdb.store import store as commits
+from adapterdb.store.upkeep import forget, gc
 from benchmarks.reliability import ledger
 from benchmarks.reliability.campaign import Campaign, copy_home, make_home, parser, run
 from benchmarks.reliability.workload import OPERATIONS, Plan, Turn

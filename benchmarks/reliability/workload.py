@@ -24,7 +24,8 @@ from typing import Literal
 
 from adapterdb.config import RetentionConfig
 from adapterdb.errors import AdapterDBError
-from adapterdb.store import Store, gc
+from adapterdb.store import Store
+from adapterdb.store.upkeep import gc
 from adapterdb.store.upkeep.forget import forget, resume
 from benchmarks.reliability import ledger, plants
 from benchmarks.reliability.contents import Content, new_documents

@@ -12,9 +12,9 @@ from filelock import FileLock
 
 from adapterdb.errors import Exists, InvalidInput, Locked, Mismatch, NotFound
 from adapterdb.store import Store, check
-from adapterdb.store import backup as copying
 from adapterdb.store.folders import Folders
 from adapterdb.store.migrations import FORMAT
+from adapterdb.store.upkeep import backup as copying
 from adapterdb.store.upkeep.backup import backup, restore
 
 OLD_HOME = Path(__file__).parent / "homes" / "format_1"
