@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -128,6 +129,7 @@ class Index:
             table = self._open(place)
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
             # once more: words are merged last, which makes a version after the old ones went
+            time.sleep(2 * NO_TIME.total_seconds())
             table.optimize(cleanup_older_than=NO_TIME, delete_unverified=True)
             self._sums.record(place)
 

@@ -52,17 +52,23 @@ def outlived(session: Session, keep: RetentionConfig, now: datetime) -> list[int
 
 def _deleted(session: Session, before: datetime) -> list[int]:
     """Every version of names whose last deletion was before ``before``."""
+    change = aliased(ChangeTable)
     last = (
-        select(func.max(ChangeTable.at))
+        select(func.max(change.seq))  # by number: times are for people
         .where(
-            ChangeTable.namespace == DocumentTable.namespace,
-            ChangeTable.name == DocumentTable.name,
-            ChangeTable.op == "delete",
+            change.namespace == DocumentTable.namespace,
+            change.name == DocumentTable.name,
+            change.op == "delete",
         )
         .scalar_subquery()
     )
-    query = select(DocumentTable.id).where(
-        DocumentTable.state == "deleted", last <= before.isoformat(timespec="milliseconds")
+    query = (
+        select(DocumentTable.id)
+        .join(ChangeTable, ChangeTable.seq == last)
+        .where(
+            DocumentTable.state == "deleted",
+            ChangeTable.at <= before.isoformat(timespec="milliseconds"),
+        )
     )
     return list(session.scalars(query))
 

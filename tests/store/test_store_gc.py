@@ -191,3 +191,16 @@ def test_equal_bytes_written_twice_are_claimed_until_the_second_commit(tmp_path:
         collect(store, NOTHING, grace_h=0)
         assert store.commit([second])[0].name == "y"
         assert store.read_row(second.passages[0].row) is not None
+
+
+def test_the_last_deletion_counts_not_the_latest_time(tmp_path: Path) -> None:
+    """After a clock that ran ahead and was set right, a name goes by its last deletion."""
+    with making.make(tmp_path) as store:
+        making.add(store, "a", "one")
+        store.delete("default", ["a"])
+        store.rollback("default", "a", 1)
+        store.delete("default", ["a"])
+    making.alter(tmp_path, "UPDATE change SET at = '2999-01-01T00:00:00.000+00:00' WHERE seq = 2")
+    time.sleep(0.005)
+    with Store.open(tmp_path) as store:
+        assert collect(store, NOTHING).versions == 2
