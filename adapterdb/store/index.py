@@ -37,6 +37,7 @@ TEXT_INDEX = "text_idx"
 OPTIMIZE_EVERY = 64  # versions: each write makes one, and many slow down every read
 MAX_UNINDEXED = 4096  # rows whose words every text search reads one by one
 KEEP_VERSIONS = timedelta(hours=1)
+PASSES = 4  # of tidying, until one version is left
 NO_TIME = timedelta(milliseconds=1)  # at 0 LanceDB warns of what our readers are made for
 MAX_QUERY_CHARS = 8192
 SCAN_ROWS = 5000
@@ -128,9 +129,12 @@ class Index:
             self.reopen(namespace, generation)  # what it merges is what is on the disk
             table = self._open(place)
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
-            # once more: words are merged last, which makes a version after the old ones went
-            time.sleep(2 * NO_TIME.total_seconds())
-            table.optimize(cleanup_older_than=NO_TIME, delete_unverified=True)
+            # more than once: words are merged last, which makes a version after the old ones went
+            for _ in range(PASSES):
+                time.sleep(2 * NO_TIME.total_seconds())
+                table.optimize(cleanup_older_than=NO_TIME, delete_unverified=True)
+                if len(table.list_versions()) == 1:
+                    break
             self._sums.record(place)
 
     def ids(self, namespace: str, generation: int) -> list[int]:
