@@ -30,7 +30,7 @@ def forget(
 
     Goes further than 'adb delete': texts, vectors, deltas and whatever was derived from them are
     overwritten or their files removed; the index is built anew; then every file is searched for
-    what should be gone. The answers of other documents stay the same. Can't be undone.
+    what should be gone. The deltas of other documents stay the same. Can't be undone.
 
     Example:
       adb forget railway.md --yes

@@ -228,13 +228,6 @@ class Weights:
                 sync_folder(path.parent)
         return size_bytes
 
-    def let_go_of_removed(self) -> None:
-        """Close files that another process removed: what is open keeps its bytes on the disk."""
-        with self._lock:
-            for name in [name for name, file in self._files.items() if file.removed]:
-                del self._files[name]
-                self._verified.pop(name, None)
-
     def close(self) -> None:
         """Let go of all open files."""
         with self._lock:

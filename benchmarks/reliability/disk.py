@@ -88,7 +88,7 @@ class Disk:
         elif name.startswith("unlink") or name == "rmdir":
             self.names.pop(self._named(call), None)
         else:
-            raise NotImplementedError(f"{name} is not understood: {call.arguments[:100]}")
+            raise ValueError(f"{name} is not understood: {call.arguments[:100]}")
 
     def image(self, loss: Loss, chance: random.Random) -> dict[Path, bytes | None]:
         """What a power cut now would leave: path to bytes, None for a folder.

@@ -48,7 +48,7 @@ STEPS = ("forget_marked", "forget_purged", "forget_indexed", "forget_searched") 
 OUT_OF_REACH = (
     "backups and exports made before",
     "answers already given, and logs of other programs",
-    "deltas still in the memory of other running processes",
+    "what other running processes hold in memory, or in removed files they still have open",
     "copies below the file system: snapshots, worn flash cells",
     "the write-ahead log and backups of a PostgreSQL server, if it has the catalog",
 )
