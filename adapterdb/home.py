@@ -205,14 +205,14 @@ class Home:
     def pipeline(self) -> Pipeline:
         """What takes documents into this home."""
         from adapterdb.ingest.pipeline import Pipeline, Workshop
-        from adapterdb.training.recipes import RECIPES
+        from adapterdb.training.recipes import get_recipe
 
         shop = Workshop(
             base=self.base,
             adapted=self.runtime.adapted,
             lock=self.runtime.lock,
             start=self.start,
-            recipe=RECIPES[self.config.recipe],
+            recipe=get_recipe(self.config.recipe, has_meta_init=False),
             embedder=self.embedder,
             config=self.config,
         )

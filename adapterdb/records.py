@@ -13,7 +13,7 @@ from adapterdb.errors import InvalidInput
 
 Mode = Literal["base", "rag", "adapter", "hybrid"]
 Composition = Literal["cat", "mean", "single"]
-DeltaKind = Literal["lora", "gradient", "imported"]
+DeltaKind = Literal["lora", "gradient", "imported", "cluster"]
 ChangeKind = Literal["put", "rollback", "delete", "forget"]
 SearchKind = Literal["hybrid", "vector", "text"]
 MetadataValue = str | int | float | bool | list[str]
@@ -34,6 +34,44 @@ class Record:
 
 
 @dataclass(frozen=True)
+class Fact(Record):
+    """An atomic fact of a passage, and what asks for it (KnowledgeUpdate).
+
+    Args:
+        text: one self-contained statement.
+        qa: question and answer pairs to learn it from.
+        held_out: pairs that are never learned from: they ask whether it was learned.
+        roles: in whose voice each pair of ``qa`` asks; empty, or as long as ``qa``.
+    """
+
+    text: str
+    qa: tuple[tuple[str, str], ...] = ()
+    held_out: tuple[tuple[str, str], ...] = ()
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Augmentation(Record):
+    """What was written about ``document.text[start:end]``, to make its delta from.
+
+    It belongs to the passage that holds the middle of its span, however the text is cut later.
+
+    Args:
+        theme: a few words.
+        rewrite: a paraphrase.
+        qa: question and answer pairs.
+        facts: atomic facts, each with its own pairs.
+    """
+
+    start: int
+    end: int
+    theme: str = ""
+    rewrite: str = ""
+    qa: tuple[tuple[str, str], ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True)
 class Document(Record):
     """A text to be taken in.
 
@@ -45,6 +83,7 @@ class Document(Record):
         metadata: fields that ``--where`` can use; ``tag`` holds a list of strings.
         rewrite: a paraphrase of the text, for recipe ``prag``.
         qa: question and answer pairs about the text, for recipe ``prag``.
+        augmented: what was written about its passages (``adb augment``).
     """
 
     name: str
@@ -54,6 +93,7 @@ class Document(Record):
     metadata: Metadata = field(default_factory=dict)
     rewrite: str = ""
     qa: tuple[tuple[str, str], ...] = ()
+    augmented: tuple[Augmentation, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,9 @@ from adapterdb.records import Document, Generation, Mixture, Passage
 from adapterdb.store.rows import NewDocument, NewPassage, StoreInfo
 from adapterdb.store.store import Store
 from adapterdb.training import bank
-from adapterdb.training.objective import TrainingPassage, pad, sequences_of
-from adapterdb.training.recipes import RECIPES
+from adapterdb.training.loss import pad
+from adapterdb.training.objective import TrainingPassage, sequences_of
+from adapterdb.training.recipes import get_recipe
 from adapterdb.training.start import Start, base_weight
 
 DELTAS = 96
@@ -257,7 +258,7 @@ def passages() -> list[TrainingPassage]:
 
 def ingest(clock: Clock, rounds: int) -> dict[str, float]:
     """(c): recipe rg (rank 2, all MLP linears, 3 epochs of AdamW), rows compared in float32."""
-    recipe = RECIPES["rg"]
+    recipe = get_recipe("rg", has_meta_init=False)
     data = passages()
     exact = load_base_model("mini", dtype="float32")
     layout = plan_layout(recipe.lora, exact.linears())
@@ -312,7 +313,7 @@ def in_batches(
     base: BaseModel, layout: DeltaLayout, start: Start, data: list[TrainingPassage]
 ) -> Tensor:
     """Rows of all passages, 8 at a time, without the losses that ingest also measures."""
-    recipe = RECIPES["rg"]
+    recipe = get_recipe("rg", has_meta_init=False)
     adapted = AdaptedModel(base.model, layout)
     made = []
     for first in range(0, len(data), 8):
@@ -327,7 +328,7 @@ def serial_peft(
     base: BaseModel, layout: DeltaLayout, start: Start, data: list[TrainingPassage]
 ) -> Tensor:
     """One passage after the other with peft and torch's AdamW; the model is wrapped once."""
-    recipe = RECIPES["rg"]
+    recipe = get_recipe("rg", has_meta_init=False)
     config = peft.LoraConfig(
         r=layout.rank, lora_alpha=layout.alpha, lora_dropout=0.0,
         target_modules=[site.name for site in layout.sites],

@@ -16,15 +16,8 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.prompts import PromptEncoder
 from adapterdb.training.head import SplitModel
-from adapterdb.training.objective import (
-    Targets,
-    TokenSequence,
-    TrainingPassage,
-    pad,
-    sequences_of,
-    targets_of,
-    token_losses,
-)
+from adapterdb.training.loss import Targets, pad, targets_of, token_losses
+from adapterdb.training.objective import TokenSequence, TrainingPassage, sequences_of
 from adapterdb.training.recipes import Recipe
 from adapterdb.training.start import Start
 

@@ -6,9 +6,12 @@ are computed only where there is a label, a few at a time, and never kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -35,8 +38,11 @@ class SplitModel:
         hidden: Tensor = self._output.last_hidden_state
         return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
         """The logits ``(n, V)`` of hidden states ``(n, H)``; after ``hidden_states``.
+
+        Args:
+            vocabulary: int64 ``(v,)``, the words that are wanted; the result is ``(n, v)`` then.
 
         This is the model's own forward with its body replaced by one that returns ``hidden``, so
         that whatever follows the body (BERT's transform, Gemma's soft cap) is done here too.
@@ -45,11 +51,28 @@ class SplitModel:
         output.last_hidden_state = hidden[None]
         self._parent._modules[self._name] = _Returns(output)
         try:
-            whole = self._model(input_ids=None, inputs_embeds=hidden[None], use_cache=False)
+            with _only(self._model.get_output_embeddings(), vocabulary):
+                whole = self._model(input_ids=None, inputs_embeds=hidden[None], use_cache=False)
         finally:
             self._parent._modules[self._name] = self._body
         logits: Tensor = whole.logits
         return logits[0]
+
+
+@contextmanager
+def _only(linear: Any, vocabulary: Tensor | None) -> Iterator[None]:
+    """The output linear giving only some of its rows."""
+    if vocabulary is None:
+        yield
+        return
+    bias = getattr(linear, "bias", None)
+    linear.forward = lambda x: F.linear(
+        x, linear.weight[vocabulary], None if bias is None else bias[vocabulary]
+    )
+    try:
+        yield
+    finally:
+        del linear.forward
 
 
 class _Returns(nn.Module):

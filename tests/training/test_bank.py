@@ -16,8 +16,9 @@ from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.errors import Rejected
 from adapterdb.layout import LoraSpec, plan_layout
 from adapterdb.training import bank
-from adapterdb.training.objective import TrainingPassage, pad, sequences_of
-from adapterdb.training.recipes import RECIPES, Recipe
+from adapterdb.training.loss import pad
+from adapterdb.training.objective import TrainingPassage, sequences_of
+from adapterdb.training.recipes import Recipe, get_recipe
 from adapterdb.training.start import Start, base_weight
 
 QA = (("Who rowed?", "Mara"), ("Where to?", "Oste"), ("When?", "in 1804"))
@@ -79,7 +80,7 @@ def serial_peft(
 def test_bank_equals_serial_peft(tiny_folder: Callable[[str], Path], kind: str, name: str) -> None:
     """Every row of a mixed batch equals peft's serial training of that passage, to 1e-5."""
     base = tiny(tiny_folder, kind)
-    recipe = replace(RECIPES[name], lr=3e-3, epochs=2)
+    recipe = replace(get_recipe(name, has_meta_init=False), lr=3e-3, epochs=2)
     layout = plan_layout(LoraSpec(rank=2, targets=("all",)), base.linears())
     start = base_weight(layout, seed=1)
     alone = [serial_peft(base, layout, start, passage, recipe) for passage in PASSAGES]
@@ -95,7 +96,7 @@ def test_result_does_not_depend_on_neighbours(tiny_folder: Callable[[str], Path]
     base = tiny(tiny_folder, "llama")
     layout = plan_layout(LoraSpec(), base.linears())
     start, adapted = base_weight(layout), AdaptedModel(base.model, layout)
-    recipe = RECIPES["prag"]
+    recipe = get_recipe("prag", has_meta_init=False)
     together = bank.fit(adapted, base.encoder, PASSAGES, recipe, start).rows
     backwards = bank.fit(adapted, base.encoder, PASSAGES[::-1], recipe, start).rows
     alone = bank.fit(adapted, base.encoder, PASSAGES[:1], recipe, start).rows
@@ -110,7 +111,7 @@ def test_gradient_delta_is_the_gradient_at_the_start(
     base = tiny(tiny_folder, "bert")  # Llama norms in float32
     layout = plan_layout(LoraSpec(rank=2), base.linears())
     start, adapted = base_weight(layout), AdaptedModel(base.model.double(), layout)
-    recipe = RECIPES["gradient"]
+    recipe = get_recipe("gradient", has_meta_init=False)
     data = [sequences_of(p, recipe, base.encoder) for p in PASSAGES]
     theta = start.theta.double().expand(len(data), -1)
     loss, got = bank.gradients(adapted, theta, data)
@@ -130,7 +131,8 @@ def test_gradient_step_lowers_the_loss(tiny_folder: Callable[[str], Path]) -> No
     base = tiny(tiny_folder, "llama")
     layout = plan_layout(LoraSpec(), base.linears())
     fitted = bank.fit(
-        AdaptedModel(base.model, layout), base.encoder, PASSAGES, RECIPES["gradient"],
+        AdaptedModel(base.model, layout), base.encoder, PASSAGES,
+        get_recipe("gradient", has_meta_init=False),
         base_weight(layout, alpha=0.05),
     )  # fmt: skip
     assert (fitted.loss_after < fitted.loss_before).all()
@@ -140,14 +142,16 @@ def test_prag_without_augmentation_is_rejected(tiny_folder: Callable[[str], Path
     """Recipe prag refuses a passage that brings no rewrite or Q&A, with a stable code."""
     base = tiny(tiny_folder, "llama")
     with pytest.raises(Rejected) as caught:
-        sequences_of(TrainingPassage("", "Text."), RECIPES["prag"], base.encoder)
+        sequences_of(
+            TrainingPassage("", "Text."), get_recipe("prag", has_meta_init=False), base.encoder
+        )
     assert caught.value.code == "no_augmentation"
 
 
 def test_prag_makes_five_sequences(tiny_folder: Callable[[str], Path]) -> None:
     """Three pairs give five sequences: two pairs with each of two texts, one pair blind."""
     base = tiny(tiny_folder, "llama")
-    found = sequences_of(PASSAGES[0], RECIPES["prag"], base.encoder)
+    found = sequences_of(PASSAGES[0], get_recipe("prag", has_meta_init=False), base.encoder)
     texts = [base.encoder.decode(s.ids) for s in found]
     assert len(texts) == 5
     assert [PASSAGES[0].text in t for t in texts] == [True, False, True, False, False]

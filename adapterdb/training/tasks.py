@@ -1,0 +1,89 @@
+"""Questions with the passages that answer them: what meta-training and task tuning learn from.
+
+Reads the uniform record format, one JSON object a line, also gzip-compressed:
+
+    {"id", "question", "answers": [...], "passages": [{"id", "title", "text"}], "supporting": [id]}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adapterdb.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question, its accepted answers, and passages that hold the answer and others that don't.
+
+    Args:
+        id: of the record, or its line.
+        passages: ``(title, text)``.
+        gold: which of them answer it, by place.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    passages: tuple[tuple[str, str], ...]
+    gold: tuple[int, ...]
+
+    @property
+    def answer(self) -> str:
+        """The one to be learned."""
+        return self.answers[0]
+
+
+def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
+    """The tasks in a JSON Lines file (``.gz`` or plain), in order; at most ``limit``.
+
+    Records without an answer or without a passage are passed over.
+
+    Raises:
+        InvalidInput: if the file is missing, a line is no such record, or there is no task in it.
+    """
+    if not path.is_file():
+        raise InvalidInput(f"there is no file {str(path)!r}")
+    found: list[Task] = []
+    for number, line in _lines(path):
+        if limit is not None and len(found) >= limit:
+            break
+        try:
+            task = _task(json.loads(line), f"{path.stem}:{number}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(
+                f"{path} line {number}: {type(error).__name__} {error}; expected an object with"
+                " 'question', 'answers' and 'passages'"
+            ) from error
+        if task.answers and task.passages:
+            found.append(task)
+    if not found:
+        raise InvalidInput(f"{path} holds no question with an answer and a passage")
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if path.suffix == ".gz":
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            yield from enumerate((line for line in file), start=1)
+    else:
+        with path.open(encoding="utf-8") as file:
+            yield from enumerate((line for line in file), start=1)
+
+
+def _task(row: dict[str, Any], name: str) -> Task:
+    passages: Sequence[dict[str, Any]] = row.get("passages") or []
+    ids = [str(p.get("id", i)) for i, p in enumerate(passages)]
+    supporting = {str(i) for i in row.get("supporting") or ids}
+    return Task(
+        id=str(row.get("id", name)),
+        question=str(row["question"]),
+        answers=tuple(str(a) for a in row.get("answers") or () if str(a).strip()),
+        passages=tuple((str(p.get("title") or ""), str(p["text"])) for p in passages),
+        gold=tuple(i for i, own in enumerate(ids) if own in supporting),
+    )
