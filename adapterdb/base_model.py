@@ -123,6 +123,23 @@ def load_base_model(
     return BaseModel(name, folder, frozen, tokenizer, encoder, place, number)
 
 
+def load_tokenizer(name: str, *, allow_download: bool = False) -> Any:
+    """The tokenizer of a base model, without its weights.
+
+    Raises:
+        ModelUnavailable: if it isn't there.
+    """
+    from transformers import AutoTokenizer
+
+    folder = (
+        _MINI_FOLDER if name == MINI else find_model_folder(name, allow_download=allow_download)
+    )
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelUnavailable(f"{name!r} in {folder} has no tokenizer: {error}") from error
+
+
 def choose_device(device: str) -> torch.device:
     """The torch device meant by ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     if device == "auto":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from adapterdb.config import Config
 from adapterdb.errors import InvalidInput, NotFound
@@ -33,17 +33,20 @@ from adapterdb.records import (
     Token,
     check_int,
     check_namespace,
+    check_usable,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterdb.engine.plan import AskOptions
+    from adapterdb.ingest.clusters import ClusterOptions
     from adapterdb.ingest.pipeline import Item
     from adapterdb.maintenance import Maintenance
     from adapterdb.store.upkeep.backup import CopyReport
     from adapterdb.store.upkeep.forget import Receipt
     from adapterdb.store.upkeep.stats import StoreStats
+    from adapterdb.trainer import Trainer
 
 Sources = str | Path | Document | Sequence["str | Path | Document"]
 
@@ -139,6 +142,13 @@ class AdapterDB:
 
         return Maintenance(self._home)
 
+    @property
+    def trainer(self) -> Trainer:
+        """Training what the home shares: starts, token weighers, one delta of many texts."""
+        from adapterdb.trainer import Trainer
+
+        return Trainer(self._home)
+
     def close(self) -> None:
         """Close the store; the object is not usable afterwards."""
         self._home.store.close()
@@ -159,6 +169,9 @@ class AdapterDB:
         metadata: Metadata | None = None,
         glob: str | None = None,
         stdin: IO[bytes] | None = None,
+        recipe: str | None = None,
+        weighting: str | None = None,
+        clusters: ClusterOptions | None = None,
         passages_total: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> IngestReport:
@@ -169,18 +182,23 @@ class AdapterDB:
             namespace: they go into.
             metadata: fields added to every document.
             glob: only files whose relative path matches.
+            recipe: how deltas are made: a name or a file; None: as the home makes them. Where they
+                sit in the model is the home's own in any case.
+            weighting: of the passages' tokens: ``uniform``, ``salient``, ``tfidf``, ``camels``.
+            clusters: one delta for each cluster of passages, see ``ingest.clusters``.
             passages_total: for ``on_progress``; see ``count``.
             on_progress: called after each document's commit, skip or rejection.
 
         Returns:
             Counts, and every rejected document with its code.
         """
-        return self._home.pipeline.run(
+        return self._home.pipeline(self._home.recipe_for(recipe, weighting)).run(
             self._items(sources, glob, stdin),
             namespace=namespace,
             metadata=metadata,
             passages_total=passages_total,
             on_progress=on_progress,
+            clusters=clusters,
         )
 
     def estimate(
@@ -190,15 +208,59 @@ class AdapterDB:
         namespace: str = "default",
         glob: str | None = None,
         stdin: IO[bytes] | None = None,
+        recipe: str | None = None,
+        weighting: str | None = None,
     ) -> Estimate:
         """What ``ingest`` would cost: counts, seconds from a short trial, bytes. Stores nothing."""
-        return self._home.pipeline.estimate(self._items(sources, glob, stdin), namespace=namespace)
+        pipeline = self._home.pipeline(self._home.recipe_for(recipe, weighting))
+        return pipeline.estimate(self._items(sources, glob, stdin), namespace=namespace)
 
     def count(
-        self, sources: Sources, *, namespace: str = "default", glob: str | None = None
+        self,
+        sources: Sources,
+        *,
+        namespace: str = "default",
+        glob: str | None = None,
+        recipe: str | None = None,
+        weighting: str | None = None,
+        clusters: ClusterOptions | None = None,
     ) -> int:
         """How many passages ``ingest`` would fit; reads the sources once."""
-        return self._home.pipeline.count(self._items(sources, glob, None), namespace=namespace)
+        pipeline = self._home.pipeline(self._home.recipe_for(recipe, weighting))
+        items = self._items(sources, glob, None)
+        return pipeline.count(items, namespace=namespace, clusters=clusters)
+
+    def cluster(
+        self,
+        clusters: ClusterOptions | None = None,
+        *,
+        by: Literal["text", "deltas"] = "deltas",
+        namespace: str = "default",
+        where: str | None = None,
+        recipe: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Give stored documents one delta for each cluster of passages, as new versions of them.
+
+        ``rollback`` brings a document's own deltas back. Deleting or forgetting a document whose
+        text a cluster's delta was made from takes that delta from the whole cluster.
+
+        Args:
+            clusters: how many, and which passages a delta is made from; None: as many as fit best,
+                each made from all of its passages.
+            by: compare passages by ``deltas`` (model-based clustering) or by ``text``.
+            where: only documents that meet this filter.
+            recipe: as in ``ingest``.
+        """
+        from adapterdb.ingest.clusters import ClusterOptions
+
+        return self._home.pipeline(self._home.recipe_for(recipe)).recluster(
+            namespace,
+            clusters or ClusterOptions(representative="all"),
+            by=by,
+            where=where,
+            on_progress=on_progress,
+        )
 
     def put(
         self,
@@ -324,9 +386,10 @@ class AdapterDB:
 
         chosen = self._mixture(mixture, "default")
         store, ids = self._home.store, [delta_id for delta_id, _ in chosen.parts]
+        deltas = [check_usable(store.delta(delta_id)) for delta_id in ids]
         registered = {
-            delta_id: Registered(store.delta(delta_id).kind, row)
-            for delta_id, row in zip(ids, store.rows_of(ids), strict=True)
+            delta.id: Registered(delta.kind, row, delta.shared_start)
+            for delta, row in zip(deltas, store.rows_of(ids), strict=True)
         }
         with self._home.runtime.acting([chosen], registered) as model:
             yield model
@@ -433,7 +496,8 @@ class AdapterDB:
         wanted = [names] if isinstance(names, str) else list(names)
         deltas = [delta for name in wanted for delta in self._named(name, namespace)]
         home = self._home
-        return export_deltas(home.store, home.base, home.start, deltas, Path(folder))
+        starts = home.starts.of_fingerprint
+        return export_deltas(home.store, home.base, starts, deltas, Path(folder))
 
     def stats(self, *, namespace: str | None = None) -> StoreStats:
         """Counts of what is active, and bytes by kind."""

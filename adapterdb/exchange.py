@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 
 from adapterdb.errors import Mismatch
 from adapterdb.peft_format import write_peft
-from adapterdb.records import Delta, Document, Passage
+from adapterdb.records import Delta, Document, Passage, check_usable
 from adapterdb.store.encoding import read_dtype
 from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
@@ -32,11 +32,14 @@ def put_row(
     document: Document,
     namespace: str,
     parents: Sequence[str] = (),
+    *,
+    recipe: str = "imported",
 ) -> Delta:
     """Store factors ``row (P,)`` as the one delta of ``document``, whose text is one passage.
 
     Args:
         parents: ids of the stored deltas it was made from: it goes when one of them goes.
+        recipe: what made it.
 
     Raises:
         Mismatch: if the row has another size or holds NaN or infinity.
@@ -60,26 +63,37 @@ def put_row(
             [f"{document.title}: {document.text}" if document.title else document.text]
         )[0],
         ref,
-        kind="imported",
-        recipe="imported",
+        kind="imported" if recipe == "imported" else "lora",
+        recipe=recipe,
         parents=tuple(dict.fromkeys(parents)),
     )
-    key = hashlib.sha256(f"imported {text_sha} {ref.sha256}".encode()).hexdigest()
+    key = hashlib.sha256(f"{recipe} {text_sha} {ref.sha256}".encode()).hexdigest()
     (stored,) = store.commit([NewDocument(namespace, document, text_sha, key, (passage,))])
     store.apply_outbox(namespace)
     return store.deltas(stored.id)[0]
 
 
 def export_deltas(
-    store: Store, base: BaseModel, start: Start, deltas: Sequence[Delta], folder: Path
+    store: Store,
+    base: BaseModel,
+    starts: Callable[[str], Start],
+    deltas: Sequence[Delta],
+    folder: Path,
 ) -> list[Path]:
     """Write each delta as a PEFT folder ``folder/<delta id>``; returns the folders.
 
     A gradient delta is written as the factors it acts with alone: theta* - alpha * g.
 
+    Args:
+        starts: fingerprint to the start a gradient was made at.
+
     Raises:
         Exists: if such a folder holds something already.
+        NotFound: if a start is not there.
+        Corrupt: code ``damaged``, if a delta can't be used any more; nothing is written.
     """
+    for delta in deltas:
+        check_usable(delta)
     written = []
     for delta, ref in zip(deltas, store.rows_of([d.id for d in deltas]), strict=True):
         row = store.read_row(ref).float()
@@ -92,7 +106,7 @@ def export_deltas(
         written.append(
             write_peft(
                 folder / delta.id,
-                start.step(row) if delta.kind == "gradient" else row,
+                starts(delta.shared_start).step(row) if delta.kind == "gradient" else row,
                 store.info.layout,
                 base_model=base.name,
                 fan_in_fan_out=base.fan_in_fan_out,

@@ -10,6 +10,7 @@ import threading
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from shutil import copyfile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from adapterdb.config import FILE_NAME, Config, read_config, write_config
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     from adapterdb.engine.runtime import Runtime
     from adapterdb.ingest.pipeline import Pipeline
     from adapterdb.layout import DeltaLayout
+    from adapterdb.starts import Starts
+    from adapterdb.store.shared import Shared
     from adapterdb.store.store import Store
     from adapterdb.training.recipes import Recipe
     from adapterdb.training.start import Start
+    from adapterdb.training.weighting import Weigher
 
 T = TypeVar("T")
 START = "start"  # the name under which a store keeps theta and alpha
+RECIPE_FILE = "recipe.toml"  # the home's own copy: a person can read it
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Home:
         from adapterdb.embedder import load_embedder
         from adapterdb.store.rows import StoreInfo
         from adapterdb.store.store import Store
+        from adapterdb.training.presets import preset_path
         from adapterdb.training.recipes import get_recipe
 
         if path.exists() and any(path.iterdir()):
@@ -107,7 +113,9 @@ class Home:
         )
         store = Store.create(path, info, catalog_url=catalog)
         store.write_tensors(START, {"theta": start.theta, "alpha": start.alpha})
+        given = recipe.name if config.recipe == "auto" else config.recipe
         config = replace(config, recipe=recipe.name)
+        copyfile(preset_path(given), path / RECIPE_FILE)
         write_config(config, path / FILE_NAME)  # last: its presence makes the home exist
         home = cls(path, config, store, options)
         home.__dict__.update(base=base, embedder=embedder)
@@ -172,6 +180,56 @@ class Home:
         return start
 
     @_loaded_once
+    def starts(self) -> Starts:
+        """Every shared start of this home: what recipes begin from, what deltas were made at."""
+        from adapterdb.starts import Starts
+
+        return Starts(self.store, self.start, lambda: self.base)
+
+    @property
+    def shared(self) -> Shared:
+        """The trained parts this home keeps."""
+        from adapterdb.store.shared import Shared
+
+        return Shared(self.store)
+
+    @_loaded_once
+    def recipe(self) -> Recipe:
+        """How this home makes deltas unless told otherwise: its own copy of the recipe."""
+        from adapterdb.training.presets import load_preset
+        from adapterdb.training.recipes import Recipe, get_recipe
+
+        own = self.path / RECIPE_FILE
+        if not own.is_file():  # a home of the first version
+            return get_recipe(self.config.recipe, has_meta_init=False)
+        return replace(load_preset(Recipe, "delta", str(own)), name=self.config.recipe)
+
+    def recipe_for(self, name: str | None = None, weighting: str | None = None) -> Recipe:
+        """The recipe called ``name`` (None: the home's own), with another token weighting.
+
+        Raises:
+            InvalidInput: for an unknown name or weighting.
+        """
+        from adapterdb.training.recipes import get_recipe, with_weighting
+
+        recipe = self.recipe if name is None else get_recipe(name, has_meta_init=True)
+        return recipe if weighting is None else with_weighting(recipe, weighting)
+
+    def weigher(self, recipe: Recipe) -> Weigher | None:
+        """What weighs tokens for ``recipe``; None where all count alike.
+
+        Raises:
+            InvalidInput: code ``no_weigher`` if it has to be trained first.
+        """
+        from adapterdb.training.weighting import weigher_for
+
+        if recipe.weighting == "uniform":
+            return None
+        part = self.shared.latest(recipe.weighting)
+        tensors = None if part is None else self.shared.tensors(part)
+        return weigher_for(recipe.weighting, self.base.encoder, tensors)
+
+    @_loaded_once
     def runtime(self) -> Runtime:
         """The base model with its slot pool."""
         from adapterdb.engine.runtime import Runtime
@@ -185,6 +243,7 @@ class Home:
             slots=self.options.slots,
             dtype=read_dtype(store.info.dtype),
             load=store.read_into,
+            starts=self.starts.of_fingerprint,
         )
 
     def drop_resident(self) -> None:
@@ -201,18 +260,18 @@ class Home:
 
         return Answerer(Planner(self.store, self.embedder, self.runtime, self.config.search))
 
-    @property
-    def pipeline(self) -> Pipeline:
-        """What takes documents into this home."""
+    def pipeline(self, recipe: Recipe | None = None) -> Pipeline:
+        """What takes documents into this home, made by its own recipe or another."""
         from adapterdb.ingest.pipeline import Pipeline, Workshop
-        from adapterdb.training.recipes import get_recipe
 
+        recipe = recipe or self.recipe
         shop = Workshop(
             base=self.base,
             adapted=self.runtime.adapted,
             lock=self.runtime.lock,
-            start=self.start,
-            recipe=get_recipe(self.config.recipe, has_meta_init=False),
+            start=self.starts.of_recipe(recipe),
+            recipe=recipe,
+            weigher=self.weigher(recipe),
             embedder=self.embedder,
             config=self.config,
         )

@@ -10,15 +10,31 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from adapterdb.errors import InvalidInput
 
 FILE_NAME = "prompts.json"
 _FIELD = re.compile(r"\{(question|passages|answer|title|text)\}")
+T = TypeVar("T")
+
+
+class DocumentToken(NamedTuple):
+    """A token of a document prompt and the characters it stands for.
+
+    Attributes:
+        id: of the token.
+        field: ``title``, ``text``, or empty for a literal part of the template.
+        start, end: its characters ``[start, end)`` in that field; 0, 0 for a literal part.
+    """
+
+    id: int
+    field: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True)
@@ -121,11 +137,38 @@ class PromptEncoder:
                 break
         return self._fill(self.prompts.context, question=asked, passages=ids), used
 
+    def ask(self, answer: str, title: str, text: str, question_tokens: int) -> list[int]:
+        """The ids of an answer and a passage, to be continued by a question of that many tokens.
+
+        The passage is cut to what fits. Empty where the model has no such template.
+        """
+        said = self.text(answer)
+        empty = self._fill(self.prompts.ask, answer=said, passages=[])
+        room = max(0, self.max_length - question_tokens - len(empty))
+        return self._fill(self.prompts.ask, answer=said, passages=self.passage(title, text)[:room])
+
     def document(self, title: str, text: str) -> list[int]:
         """The ids a delta of this passage is fitted to, cut to the model's length."""
         return self._fill(self.prompts.document, passages=self.passage(title, text))[
             : self.max_length
         ]
+
+    def document_tokens(self, title: str, text: str) -> list[DocumentToken]:
+        """``document`` with the place of each token: the same ids, in the same order.
+
+        Raises:
+            InvalidInput: if the tokenizer is a slow one, which knows no places.
+        """
+
+        def literal(part: str) -> list[DocumentToken]:
+            return [DocumentToken(i, "", 0, 0) for i in self._literal(part)]
+
+        inner = self._placed("text", text)
+        if title:
+            values = {"title": self._placed("title", title), "text": inner}
+            inner = _filled(self.prompts.passage, self._bos, literal, values)
+        whole = _filled(self.prompts.document, self._bos, literal, {"passages": inner})
+        return whole[: self.max_length]
 
     def passage(self, title: str, text: str) -> list[int]:
         """The ids of one passage as it stands in a prompt."""
@@ -157,13 +200,45 @@ class PromptEncoder:
                 texts.append(stop)
         return frozenset(ids), tuple(texts)
 
+    def tokenizer_json(self) -> str:
+        """The whole tokenizer as the text of a ``tokenizer.json``; InvalidInput for a slow one."""
+        self._need_fast()
+        return str(self._tokenizer.backend_tokenizer.to_str())
+
+    def special_tokens(self) -> dict[str, str]:
+        """What the tokenizer's special tokens are called, by role (``bos_token`` ...)."""
+        return {k: str(v) for k, v in self._tokenizer.special_tokens_map.items() if v}
+
+    def _need_fast(self) -> None:
+        if not getattr(self._tokenizer, "is_fast", False):
+            raise InvalidInput(
+                f"{type(self._tokenizer).__name__} can't say which characters a token stands for",
+                hint="token weights need a base model with a fast tokenizer (tokenizer.json)",
+            )
+
     def _fill(self, template: str, **values: list[int]) -> list[int]:
         """Ids of the template's literal parts with the fields' ids between them."""
-        bos = self._tokenizer.bos_token or ""
-        ids: list[int] = []
-        for i, part in enumerate(_FIELD.split(template.replace("{bos}", bos))):
-            ids += values[part] if i % 2 else self._literal(part)
-        return ids
+        return _filled(template, self._bos, self._literal, values)
+
+    @property
+    def _bos(self) -> str:
+        return self._tokenizer.bos_token or ""
+
+    def _placed(self, field: str, text: str) -> list[DocumentToken]:
+        """The tokens of untrusted text with their places."""
+        self._need_fast()
+        if not text:
+            return []
+        with self._lock:
+            found = self._tokenizer(
+                text,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_offsets_mapping=True,
+                verbose=False,
+            )
+        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return [DocumentToken(int(i), field, int(a), int(b)) for i, (a, b) in places]
 
     def _literal(self, text: str) -> list[int]:
         return self._encode(text, split_special_tokens=False)
@@ -179,3 +254,13 @@ class PromptEncoder:
                 verbose=False,
             )
         return [int(i) for i in encoded["input_ids"]]
+
+
+def _filled(
+    template: str, bos: str, literal: Callable[[str], list[T]], values: Mapping[str, list[T]]
+) -> list[T]:
+    """A template's literal parts with the fields' values between them."""
+    found: list[T] = []
+    for i, part in enumerate(_FIELD.split(template.replace("{bos}", bos))):
+        found += values[part] if i % 2 else literal(part)
+    return found

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from adapterdb.errors import InvalidInput
+from adapterdb.errors import Corrupt, InvalidInput
 
 Mode = Literal["base", "rag", "adapter", "hybrid"]
 Composition = Literal["cat", "mean", "single"]
@@ -155,10 +155,19 @@ class Delta(Record):
 
     Args:
         id: 32 hex digits of sha256 over namespace, name, version, ordinal and the row's sha256.
-        kind: ``lora`` (factors), ``gradient`` (to be stepped from theta*), ``imported`` (factors).
+        kind: ``lora`` (factors), ``gradient`` (to be stepped from theta*), ``imported`` (factors),
+            ``cluster`` (factors shared by the passages of a cluster).
         norm: how strongly it acts: L2 norm of a gradient, or of the weight change of LoRA factors.
         loss_before: mean LM loss per token of its own passage, nats, without the delta.
         loss_after: the same with the delta; None where not measured.
+        loss_shifted: the same with another passage's delta; None where not measured.
+        flag: why it is doubted (``encodes_nothing``, ``not_specific``), or ``withdrawn``: what it
+            was made from has been deleted; else empty.
+        own: its passage is among those it was made from; not so for the members of a cluster that
+            others represent.
+        damaged: it can't be used, and is passed over until its document is ingested again.
+        shared_start: fingerprint of the start it was made from, and is stepped from if it is a
+            gradient; empty where none is known.
     """
 
     id: str
@@ -176,6 +185,11 @@ class Delta(Record):
     loss_before: float | None
     loss_after: float | None
     created_at: str
+    loss_shifted: float | None = None
+    flag: str = ""
+    own: bool = True
+    damaged: bool = False
+    shared_start: str = ""
 
 
 @dataclass(frozen=True)
@@ -366,6 +380,17 @@ def check_question(question: object) -> str:
         shown = repr(bad) if bad is not None else "a lone surrogate"
         raise InvalidInput(f"the question contains the control character {shown}; remove it")
     return question
+
+
+def check_usable(delta: Delta) -> Delta:
+    """``delta`` unless it can't be used any more, else Corrupt, code ``damaged``."""
+    if delta.damaged:
+        raise Corrupt(
+            f"delta {delta.id} can't be used: its row is lost, or was made from something deleted",
+            code="damaged",
+            hint=f"ingest document {delta.document!r} again",
+        )
+    return delta
 
 
 NAMESPACE_CHARS = 64

@@ -26,8 +26,18 @@ command goes on). Results go to stdout, the rest to stderr. With `--json` a fail
 def commands_page() -> str:
     """The whole page as Markdown."""
     parts = [HEAD, "## Options of every command\n", _options(adb)]
-    parts += [_section(name, command) for name, command in adb.commands.items()]
+    parts += [_section(name, command) for name, command in commands(adb)]
     return "\n".join(parts)
+
+
+def commands(group: click.Group, prefix: str = "") -> list[tuple[str, click.Command]]:
+    """Every command below ``group`` with its whole name, groups before what is in them."""
+    found: list[tuple[str, click.Command]] = []
+    for name, command in group.commands.items():
+        found.append((prefix + name, command))
+        if isinstance(command, click.Group):
+            found += commands(command, f"{prefix}{name} ")
+    return found
 
 
 def _section(name: str, command: click.Command) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -12,36 +13,44 @@ import pytest
 from adapterdb.cli import adb
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = sorted(adb.commands)
 
 
-def test_the_commands_page_is_up_to_date() -> None:
-    """``docs/commands.md`` is what ``python docs/generate.py`` writes."""
+def generator() -> ModuleType:
+    """``docs/generate.py`` as a module."""
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+COMMANDS: dict[str, click.Command] = dict(generator().commands(adb))
+
+
+def test_the_commands_page_is_up_to_date() -> None:
+    """``docs/commands.md`` is what ``python docs/generate.py`` writes."""
+    module = generator()
     assert module.FILE.read_text(encoding="utf-8") == module.commands_page()
 
 
 def test_every_option_is_on_the_commands_page() -> None:
     """Each option of each command, and the shared ones, is described."""
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    for command in (adb, *adb.commands.values()):
+    for command in (adb, *COMMANDS.values()):
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:
                 assert parameter.help, f"{command.name} {parameter.opts} has no help"
                 assert all(name in page for name in parameter.opts)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_an_example_and_a_place_in_the_readme(name: str) -> None:
     """The docstring shows a use of the command; the README's table names it."""
-    example = (adb.commands[name].help or "").partition("Example:\n")[2]
+    example = (COMMANDS[name].help or "").partition("Example:\n")[2]
     assert f"adb {name}" in example
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert re.search(rf"^\| `{name}\b", readme, re.MULTILINE)
+    assert re.search(rf"^\| `{name.split()[0]}\b", readme, re.MULTILINE)
 
 
 def test_the_readme_names_every_folder_of_the_package() -> None:

@@ -16,9 +16,9 @@ ROWS = (
     {"cli", "server", "integrations"},
     {"__init__"},
     {"database"},
-    {"maintenance"},
+    {"maintenance", "trainer"},
     {"home"},
-    {"ingest", "engine", "evaluation", "exchange"},
+    {"ingest", "engine", "evaluation", "exchange", "starts"},
     {"training", "store"},
     {
         "adapted_model",

@@ -25,10 +25,13 @@ from adapterdb.cli.history import history, rollback
 from adapterdb.cli.housekeeping import backup, optimize, restore
 from adapterdb.cli.ingest import ingest
 from adapterdb.cli.init import init
+from adapterdb.cli.making import cluster
 from adapterdb.cli.output import print_error
 from adapterdb.cli.process import OWN_PROCESS
+from adapterdb.cli.recipes import recipes
 from adapterdb.cli.settings import CONTEXT, SHARED, Settings, with_example
 from adapterdb.cli.state import doctor, stats
+from adapterdb.cli.train import train
 from adapterdb.errors import AdapterDBError, StorageFailed
 
 FAILED, INTERRUPTED = 1, 130
@@ -114,8 +117,8 @@ def adb() -> None:
 
 adb.params = [*SHARED, *adb.params]
 for command in (
-    init, ingest, ask, search, list_, show, history, rollback, delete, forget, export, import_,
-    stats, doctor, fsck, gc, backup, restore, optimize,
+    init, recipes, train, ingest, cluster, ask, search, list_, show, history, rollback, delete,
+    forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
 ):  # fmt: skip
     command.epilog = "Options that every command takes are in 'adb --help'."
     adb.add_command(command)

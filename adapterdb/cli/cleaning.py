@@ -59,6 +59,10 @@ def _print_receipt(receipt: Receipt) -> None:
     print_text(f"forgot {what} from {r.namespace} as of change {r.seq}")
     for name in r.names:
         print_text(f"  {name}")
+    if r.disabled:
+        print_text(
+            f"disabled {counted(r.disabled, 'delta')} of clusters: ingest their documents again"
+        )
     print_text(
         f"searched {r.searched_files:,} files ({size(r.searched_bytes)}) for {r.samples:,} samples:"
         f" {'nothing left' if not r.residue else 'STILL FOUND in ' + ', '.join(r.residue)}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from adapterdb.cli.making import making, parse_clusters
 from adapterdb.cli.options import NAMESPACE, parse_tags
 from adapterdb.cli.output import print_estimate, print_json, print_report, to_json
 from adapterdb.cli.progress import Watcher
@@ -24,6 +26,7 @@ from adapterdb.cli.settings import Settings, shared
     metavar="[K=]V",
     help="Add a field to every document; a bare V is a tag. Repeatable.",
 )
+@making
 @click.option("--dry-run", is_flag=True, help="Only print what it would cost.")
 @click.option("--report", type=click.Path(dir_okay=False), help="Write the totals there as JSON.")
 @shared
@@ -33,6 +36,10 @@ def ingest(
     glob: str | None,
     namespace: str,
     tags: tuple[str, ...],
+    recipe: str | None,
+    weighting: str | None,
+    clusters: str | None,
+    representative: str | None,
     dry_run: bool,
     report: str | None,
 ) -> None:
@@ -44,18 +51,21 @@ def ingest(
 
     Example:
       adb ingest notes/ --glob "*.md" --tag work --tag year=2024
+      adb ingest rows.jsonl --recipe knowledge --namespace facts
       adb ingest - --json < documents.jsonl
     """
-    metadata = parse_tags(tags)
+    metadata, grouped = parse_tags(tags), parse_clusters(clusters, representative)
+    made: dict[str, Any] = {"namespace": namespace, "recipe": recipe, "weighting": weighting}
     with settings.open(read_only=dry_run) as db:
         if dry_run:
-            estimate = db.estimate(paths, namespace=namespace, glob=glob, stdin=sys.stdin.buffer)
+            estimate = db.estimate(paths, glob=glob, stdin=sys.stdin.buffer, **made)
             print_json(estimate) if settings.json else print_estimate(estimate)
             return
-        with Watcher(db, settings, paths, namespace=namespace, glob=glob) as watcher:
+        made["clusters"] = grouped
+        with Watcher(db, settings, paths, glob=glob, **made) as watcher:
             done = db.ingest(
-                paths, namespace=namespace, metadata=metadata, glob=glob, stdin=sys.stdin.buffer,
-                passages_total=watcher.passages_total, on_progress=watcher.on_progress,
+                paths, metadata=metadata, glob=glob, stdin=sys.stdin.buffer,
+                passages_total=watcher.passages_total, on_progress=watcher.on_progress, **made,
             )  # fmt: skip
     if report:
         Path(report).write_text(to_json(done) + "\n", encoding="utf-8")

@@ -23,7 +23,9 @@ _LORA = ("rank", "alpha", "targets", "layers")
     "--base", metavar="MODEL", help="Base model: mini, a folder, or a Hub id. Default: mini."
 )
 @click.option("--embedder", metavar="MODEL", help="Embedding model: minilm, a folder, or a Hub id.")
-@click.option("--recipe", metavar="NAME", help="How deltas are made: auto, rg, prag or gradient.")
+@click.option(
+    "--recipe", metavar="NAME|FILE", help="How deltas are made: auto, or see 'adb recipes'."
+)
 @click.option("--rank", type=int, metavar="N", help="LoRA rank.")
 @click.option("--alpha", type=float, metavar="X", help="LoRA alpha.")
 @click.option("--targets", metavar="A,B", help="mlp, attn, all, or endings of module names.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from adapterdb.cli.output import print_json, printable, shorten
 from adapterdb.cli.settings import Settings
@@ -24,6 +24,9 @@ class Watcher:
 
     The bar counts passages. To know how many there will be the sources are read once more before;
     standard input can't be, and shows no end.
+
+    Args:
+        chosen: what ``AdapterDB.count`` is to be told besides the paths.
     """
 
     def __init__(
@@ -31,16 +34,14 @@ class Watcher:
         db: AdapterDB,
         settings: Settings,
         paths: Sequence[str],
-        *,
-        namespace: str,
-        glob: str | None,
+        **chosen: Any,
     ) -> None:
         self._json = settings.json
         self._bar = _bar() if sys.stderr.isatty() and not settings.quiet else None
         self._task: TaskID | None = None
         self.passages_total: int | None = None
         if self._bar is not None and STDIN not in paths:
-            self.passages_total = db.count(list(paths), namespace=namespace, glob=glob)
+            self.passages_total = db.count(list(paths), **chosen)
 
     def __enter__(self) -> Self:
         if self._bar is not None:

@@ -27,10 +27,18 @@ def stats(settings: Settings, namespace: str | None) -> None:
     print_table(
         ("what", "how much"),
         [
-            (name.replace("_bytes", ""), size(value) if name.endswith("_bytes") else f"{value:,}")
+            (name.replace("_bytes", "").replace("_", " "), _shown(name, value))
             for name, value in found.to_dict().items()
         ],
     )
+
+
+def _shown(name: str, value: float | None) -> str:
+    if name.endswith("_bytes"):
+        return size(int(value or 0))
+    if name.startswith("loss_"):
+        return "not measured" if value is None else f"{value:.3f} nats per token"
+    return f"{value:,}"
 
 
 @click.command()

@@ -13,8 +13,8 @@ from adapterdb.config import SearchConfig
 from adapterdb.embedder import Embedder
 from adapterdb.engine.compose import capped, compose
 from adapterdb.engine.runtime import Registered, Runtime
-from adapterdb.engine.search import Found, hit_of, search
-from adapterdb.errors import Corrupt, InvalidInput
+from adapterdb.engine.search import Found, found_as, search
+from adapterdb.errors import Corrupt, InvalidInput, NotFound
 from adapterdb.records import (
     MAX_K,
     MODES,
@@ -108,9 +108,10 @@ class Planner:
         found = self._found(question, options)
         named = self._named(question, options.mixture) if options.mixture else []
         mixture = self._mixture([entry.hit for entry in found], options)
-        registered = {e.hit.delta_id: Registered(e.hit.kind, e.row) for e in [*named, *found]}
-        mixture, note = self._without_damaged(mixture, registered)
-        mixture, strong = self._capped(mixture, [*named, *found], options)
+        every = [*named, *found]
+        registered = {e.hit.delta_id: Registered(e.hit.kind, e.row, e.start) for e in every}
+        mixture, note = self._without_damaged(mixture, every, registered)
+        mixture, strong = self._capped(mixture, every, options)
         note = "; ".join(part for part in (note, strong) if part)
         if options.mode != "base" and not found and not named:
             note = NOTHING_RELEVANT
@@ -151,16 +152,16 @@ class Planner:
     def _named(self, question: str, mixture: Mixture) -> list[Found]:
         """The passages of deltas a caller named; NotFound if one is not active."""
         ids = [delta_id for delta_id, _ in mixture.parts]
-        rows = dict(zip(ids, self.store.rows_of(ids), strict=True))
+        self.store.rows_of(ids)
         vector = self.embedder.encode([question])[0]
         found = []
-        for rank, delta_id in enumerate(rows, start=1):
+        for rank, delta_id in enumerate(dict.fromkeys(ids), start=1):
             delta = self.store.delta(delta_id)
             document = self.store.document(delta.namespace, f"{delta.document}@{delta.version}")
             passages = self.store.passages(document.id)
             passage = next(p for p in passages if p.passage_id == delta.passage_id)
             similarity = self.store.similarities(vector, [delta.passage_id])[delta.passage_id]
-            found.append(Found(hit_of(passage, similarity, similarity, rank), rows[delta_id]))
+            found.append(found_as(passage, similarity, similarity, rank))
         return found
 
     def _mixture(self, hits: Sequence[Hit], options: AskOptions) -> Mixture:
@@ -171,22 +172,31 @@ class Planner:
         return compose(hits, options.composition, temperature=self.settings.temperature)
 
     def _without_damaged(
-        self, mixture: Mixture, registered: dict[str, Registered]
+        self, mixture: Mixture, found: Sequence[Found], registered: dict[str, Registered]
     ) -> tuple[Mixture, str]:
-        """The mixture without deltas whose stored bytes fail their check, and a note of them."""
-        damaged = []
+        """The mixture without deltas that can't or must not be used, and a note of them.
+
+        They are marked so, or their bytes fail their check, or their start is gone.
+        """
+        damaged = {entry.hit.delta_id for entry in found if entry.damaged}
         for delta_id, _ in mixture.parts:
-            wanted = {delta_id: registered[delta_id].row}
-            try:
-                with self.runtime.lock, self.runtime.pool.resident(wanted):
-                    pass
-            except Corrupt:
-                damaged.append(delta_id)
-        if not damaged:
+            if delta_id not in damaged and not self._usable(delta_id, registered[delta_id]):
+                damaged.add(delta_id)
+        left_out = [delta_id for delta_id, _ in mixture.parts if delta_id in damaged]
+        if not left_out:
             return mixture, ""
         kept = tuple(part for part in mixture.parts if part[0] not in damaged)
-        note = f"left out because damaged: {', '.join(damaged)}; run 'adb fsck --deep'"
+        note = f"left out because damaged: {', '.join(left_out)}; run 'adb fsck --deep'"
         return Mixture(kept, mixture.composition), note
+
+    def _usable(self, delta_id: str, wanted: Registered) -> bool:
+        try:
+            with self.runtime.lock, self.runtime.pool.resident({delta_id: wanted.row}):
+                if wanted.kind == "gradient":
+                    self.runtime.check_start(wanted.start)
+        except (Corrupt, NotFound):
+            return False
+        return True
 
     def _capped(
         self, mixture: Mixture, found: Sequence[Found], options: AskOptions
@@ -196,10 +206,11 @@ class Planner:
         One that the caller wrote out acts as it is written, but the note still names them.
         """
         strengths: dict[str, float] = {}
-        for hit, row in found:
+        for entry in found:
+            hit = entry.hit
             typical = self.store.norms.typical(hit.namespace, hit.kind)
             if typical is not None:
-                strengths[hit.delta_id] = row.norm / typical
+                strengths[hit.delta_id] = entry.row.norm / typical
         held, over = capped(mixture, strengths, self.settings.norm_cap)
         strong = ", ".join(
             f"{i} ({strengths[i]:.3g} times the usual norm)" for i in over if strengths[i] > NOTABLE

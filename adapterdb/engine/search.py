@@ -20,10 +20,17 @@ KINDS = ("hybrid", "vector", "text")
 
 
 class Found(NamedTuple):
-    """A hit, and where the row of its delta lies."""
+    """A hit, where the row of its delta lies, and what it takes to act with it.
+
+    Args:
+        start: fingerprint of the start that a gradient is stepped from.
+        damaged: the delta can't be used.
+    """
 
     hit: Hit
     row: RowRef
+    start: str
+    damaged: bool
 
 
 def search(
@@ -66,14 +73,14 @@ def search(
     similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked], as_of)
     ranked = [entry for entry in ranked if entry[0].passage_id in similar]  # not deleted meanwhile
     return [
-        Found(hit_of(passage, similar[passage.passage_id], score, rank), passage.row)
+        found_as(passage, similar[passage.passage_id], score, rank)
         for rank, (passage, score) in enumerate(ranked, start=1)
     ]
 
 
-def hit_of(passage: PassageRow, similarity: float, score: float, rank: int) -> Hit:
-    """The hit that a stored passage is."""
-    return Hit(
+def found_as(passage: PassageRow, similarity: float, score: float, rank: int) -> Found:
+    """What a stored passage is as a hit."""
+    hit = Hit(
         passage_id=passage.passage_id,
         delta_id=passage.delta_id,
         kind=passage.kind,
@@ -88,6 +95,7 @@ def hit_of(passage: PassageRow, similarity: float, score: float, rank: int) -> H
         score=score,
         rank=rank,
     )
+    return Found(hit, passage.row, passage.shared_start, passage.damaged)
 
 
 def fuse(lists: list[list[Scored]]) -> list[tuple[PassageRow, float]]:

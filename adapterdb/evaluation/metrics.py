@@ -27,6 +27,18 @@ def squad_em(answer: str, accepted: Sequence[str]) -> float:
     return float(any(said == normalize(right) for right in accepted or ("",)))
 
 
+def camels_em(answer: str, accepted: Sequence[str]) -> float:
+    """1.0 if the answer begins with an accepted one once both are normalised, else 0.0.
+
+    Prefix exact match as CaMeLS and MAC count it: the answer is cut to the accepted one's length
+    before they are compared, so that it is more lenient than ``squad_em`` and no figure of one can
+    be held against the other. Their F1 is ``squad_f1``. Arguments as in ``squad_em``.
+    """
+    said = normalize(answer)
+    wanted = [normalize(right) for right in accepted or ("",)]
+    return float(any(said[: len(right)] == right if right else not said for right in wanted))
+
+
 def squad_f1(answer: str, accepted: Sequence[str]) -> float:
     """The best F1, 0..1, of the answer's normalised words and those of an accepted answer.
 

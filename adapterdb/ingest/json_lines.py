@@ -1,8 +1,9 @@
 """Documents from JSON Lines: one row at a time, in constant memory.
 
-A row is a document, ``{"id", "title", "text"}`` with optional ``rewrite`` and ``qa``, or a question
-with passages, ``{"question", "passages": [{"id", "title", "text"}]}``: each passage is one
-document, however many questions repeat it. Other fields become metadata. UTF-8 only.
+A row is a document, ``{"id", "title", "text"}`` with optional ``rewrite``, ``qa`` and ``augmented``
+(what ``adb augment`` wrote: ``[{"start", "end", "theme", "rewrite", "qa", "facts"}]``), or a
+question with passages, ``{"question", "passages": [{"id", "title", "text"}]}``: each passage is
+one document, however many questions repeat it. Other fields become metadata. UTF-8 only.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from adapterdb.errors import Rejected
 from adapterdb.ingest.files import check_name
 from adapterdb.ingest.front_matter import MAX_INT, to_metadata
 from adapterdb.ingest.rejection import Rejection, rejection
-from adapterdb.records import Document
+from adapterdb.records import Augmentation, Document, Fact
 
-NOT_METADATA = frozenset(["id", "title", "text", "rewrite", "qa", "passages"])
+NOT_METADATA = frozenset(
+    ["id", "title", "text", "rewrite", "qa", "passages", "augmented", "augmented_by"]
+)
 
 
 class RowReader:
@@ -149,8 +152,46 @@ def _document(row: dict[str, Any], name: str, source: str) -> Document:
         source=source,
         metadata=to_metadata({k: v for k, v in row.items() if k not in NOT_METADATA}),
         rewrite=_string(row, "rewrite"),
-        qa=_pairs(row.get("qa")),
+        qa=_pairs(row, "qa"),
+        augmented=tuple(map(_augmentation, _objects(row, "augmented"))),
     )
+
+
+def _augmentation(entry: dict[str, Any]) -> Augmentation:
+    """What was written about a span; whether the text has it is ``check_document``'s to say."""
+    start, end = entry.get("start"), entry.get("end")
+    if type(start) is not int or type(end) is not int:
+        raise Rejected(
+            f"'start' and 'end' are {start!r:.40} and {end!r:.40}; integers are needed",
+            code="bad_row",
+        )
+    return Augmentation(
+        start,
+        end,
+        theme=_string(entry, "theme"),
+        rewrite=_string(entry, "rewrite"),
+        qa=_pairs(entry, "qa"),
+        facts=tuple(map(_fact, _objects(entry, "facts"))),
+    )
+
+
+def _fact(entry: dict[str, Any]) -> Fact:
+    roles = entry.get("roles") or []
+    if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
+        raise Rejected("'roles' is not a list of strings", code="bad_row")
+    text, qa = _string(entry, "text", required=True), _pairs(entry, "qa")
+    if roles and len(roles) != len(qa):
+        raise Rejected(f"a fact has {len(roles)} roles for {len(qa)} pairs", code="bad_row")
+    return Fact(text, qa, _pairs(entry, "held_out"), tuple(roles))
+
+
+def _objects(row: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    value = row.get(field)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise Rejected(f"'{field}' is not a list of objects", code="bad_row")
+    return value
 
 
 def _string(row: dict[str, Any], field: str, *, required: bool = False) -> str:
@@ -163,13 +204,9 @@ def _string(row: dict[str, Any], field: str, *, required: bool = False) -> str:
     return value
 
 
-def _pairs(rows: Any) -> tuple[tuple[str, str], ...]:
+def _pairs(row: dict[str, Any], field: str) -> tuple[tuple[str, str], ...]:
     """Questions and answers out of ``[{"question", "answer"}]``."""
-    if rows is None:
-        return ()
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise Rejected("'qa' is not a list of {'question', 'answer'} objects", code="bad_row")
     return tuple(
-        (_string(row, "question", required=True), _string(row, "answer", required=True))
-        for row in rows
+        (_string(pair, "question", required=True), _string(pair, "answer", required=True))
+        for pair in _objects(row, field)
     )

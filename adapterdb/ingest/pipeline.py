@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from adapterdb.adapted_model import AdaptedModel
-from adapterdb.base_model import BaseModel
-from adapterdb.config import Config
-from adapterdb.embedder import Embedder
-from adapterdb.errors import Rejected
+from adapterdb.errors import NotFound, Rejected
+from adapterdb.ingest.augmented import augmentation_of
 from adapterdb.ingest.chunking import chunk
+from adapterdb.ingest.clusters import ClusterOptions, cluster, delta_directions
+from adapterdb.ingest.making import Made, Maker, Piece, Workshop
 from adapterdb.ingest.readers import Rejection, check_document
 from adapterdb.records import (
     Document,
@@ -33,37 +36,16 @@ from adapterdb.records import (
     Progress,
     check_namespace,
 )
-from adapterdb.store.encoding import read_dtype, stored_bytes
+from adapterdb.store.encoding import stored_bytes
 from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
-from adapterdb.training import bank
 from adapterdb.training.objective import TrainingPassage, sequences_of
-from adapterdb.training.recipes import Recipe
-from adapterdb.training.start import Start
 
 BATCH_TOKENS = 2048  # padded tokens of one forward; bounds memory at about 1 GB for 30,000 words
 TRIAL_PASSAGES = 8
 INDEX_EVERY = 256  # committed passages between two updates of the index
 
 Item = Document | Rejection
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """Everything that turns text into deltas: fixed for a home.
-
-    Args:
-        base: the base model; adapted: the same with hooks for the layout of ``start``.
-        lock: held while the model runs, so that questions can be answered in between.
-    """
-
-    base: BaseModel
-    adapted: AdaptedModel
-    lock: threading.RLock
-    start: Start
-    recipe: Recipe
-    embedder: Embedder
-    config: Config
 
 
 @dataclass
@@ -75,6 +57,7 @@ class _Work:
     text_sha256: str
     key: str
     passages: list[Passage]
+    number: int = field(default_factory=count().__next__)
     made: list[NewPassage] = field(default_factory=list)
     failed: Rejected | None = None
 
@@ -83,8 +66,18 @@ class _Work:
         return self.failed is not None or len(self.made) == len(self.passages)
 
     def training_passage(self, passage: Passage) -> TrainingPassage:
-        document = self.document
-        return TrainingPassage(document.title, passage.text, document.rewrite, document.qa)
+        rewrite, qa, facts = augmentation_of(self.document, passage)
+        return TrainingPassage(self.document.title, passage.text, rewrite, qa, facts)
+
+    def piece(self, passage: Passage) -> Piece:
+        return Piece(passage, self.training_passage(passage), self.number)
+
+    def take(self, made: Made) -> None:
+        """What became of the next passage."""
+        if isinstance(made, Rejected):
+            self.failed = made
+        else:
+            self.made.append(made)
 
 
 class Pipeline:
@@ -97,6 +90,7 @@ class Pipeline:
 
     def __init__(self, store: Store, workshop: Workshop) -> None:
         self.store, self.shop = store, workshop
+        self.maker = Maker(store, workshop)
 
     def run(
         self,
@@ -106,6 +100,7 @@ class Pipeline:
         metadata: Metadata | None = None,
         passages_total: int | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        clusters: ClusterOptions | None = None,
     ) -> IngestReport:
         """Take in documents; what is returned or reported as committed is durable.
 
@@ -115,18 +110,22 @@ class Pipeline:
             metadata: fields added to every document's own.
             passages_total: for the progress, where it is known.
             on_progress: called after every document, after its commit.
+            clusters: one delta for each cluster of passages instead of one for each passage; all
+                texts of the run are then held in memory, and committed together.
         """
         check_namespace(namespace)
         tally = _Tally(passages_total, on_progress)
         waiting: list[_Work] = []
         for item in items:
-            work = self._begin(item, namespace, metadata or {})
+            work = self._begin(item, namespace, metadata or {}, clusters)
             if isinstance(work, DocumentResult):
                 tally.add(work)
                 continue
             waiting.append(work)
-            while self._full(waiting):
+            while clusters is None and self._full(waiting):
                 self._step(waiting, tally)
+        if clusters is not None:
+            self._step_clusters(waiting, tally, clusters)
         while waiting:
             self._step(waiting, tally)
         self.store.apply_outbox()
@@ -136,7 +135,7 @@ class Pipeline:
         """What ``run`` would cost, from the texts and a trial on a few passages; stores nothing."""
         check_namespace(namespace)
         counts = {"documents": 0, "known": 0, "rejected": 0, "passages": 0, "tokens": 0}
-        trial: list[TrainingPassage] = []
+        trial: list[Piece] = []
         for item in items:
             work = self._begin(item, namespace, {})
             if isinstance(work, DocumentResult):
@@ -146,8 +145,8 @@ class Pipeline:
             counts["passages"] += len(work.passages)
             counts["tokens"] += sum(p.tokens for p in work.passages)
             room = TRIAL_PASSAGES - len(trial)
-            trial += [work.training_passage(p) for p in work.passages[:room]]
-        each = self._time(trial)
+            trial += [work.piece(passage) for passage in work.passages[:room]]
+        each = self.maker.seconds_each(trial)
         bytes_each = stored_bytes(self.store.info.dtype, self.shop.adapted.layout.size)
         bytes_each += 4 * self.shop.embedder.dimension
         return Estimate(
@@ -158,12 +157,71 @@ class Pipeline:
             size_bytes=bytes_each * counts["passages"],
         )
 
-    def count(self, items: Iterable[Item], *, namespace: str = "default") -> int:
+    def count(
+        self,
+        items: Iterable[Item],
+        *,
+        namespace: str = "default",
+        clusters: ClusterOptions | None = None,
+    ) -> int:
         """How many passages ``run`` would fit, without fitting any."""
-        works = (self._begin(item, namespace, {}) for item in items)
+        works = (self._begin(item, namespace, {}, clusters) for item in items)
         return sum(len(work.passages) for work in works if isinstance(work, _Work))
 
-    def _begin(self, item: Item, namespace: str, metadata: Metadata) -> _Work | DocumentResult:
+    def recluster(
+        self,
+        namespace: str,
+        clusters: ClusterOptions,
+        *,
+        by: Literal["text", "deltas"] = "deltas",
+        where: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> IngestReport:
+        """Put stored documents into clusters: a new version of each, with its cluster's delta.
+
+        Args:
+            clusters: how; ``representative`` says which passages a delta is made from again.
+            by: what passages are compared by, their vectors or their deltas.
+            where: only documents that meet this filter.
+            on_progress: called after the commit.
+
+        Raises:
+            NotFound: if there is no such document.
+        """
+        tally = _Tally(None, on_progress)
+        works, rows = self._stored(check_namespace(namespace), where)
+        if not works:
+            raise NotFound(f"namespace {namespace!r} holds no such document")
+        directions = delta_directions(torch.stack(rows).numpy()) if by == "deltas" else None
+        self._step_clusters(works, tally, clusters, directions)
+        self.store.apply_outbox()
+        return tally.report()
+
+    def _stored(self, namespace: str, where: str | None) -> tuple[list[_Work], list[Tensor]]:
+        """The documents of a namespace as work to be done again, and the rows of their deltas."""
+        works, rows = [], []
+        for stored in self.store.documents(namespace, where=where, limit=10**9):
+            passages = self.store.passages(stored.id)
+            document = Document(
+                stored.name,
+                self.store.text(stored.id),
+                stored.title,
+                stored.source,
+                stored.metadata,
+            )
+            key = self.store.catalog.current_key(namespace, stored.name) or ""
+            cut = [Passage(p.ordinal, p.start, p.end, p.text, p.tokens) for p in passages]
+            works.append(_Work(namespace, document, stored.text_sha256, key, cut))
+            rows += [self.store.read_row(passage.row).float() for passage in passages]
+        return works, rows
+
+    def _begin(
+        self,
+        item: Item,
+        namespace: str,
+        metadata: Metadata,
+        clusters: ClusterOptions | None = None,
+    ) -> _Work | DocumentResult:
         """A document cut into passages, or why there is nothing to do for it."""
         if isinstance(item, Rejection):
             return _rejected(item.name, namespace, item.code, item.message)
@@ -173,7 +231,7 @@ class Pipeline:
         except Rejected as error:
             return _rejected(item.name, namespace, error.code, error.message)
         sha = hashlib.sha256(document.text.encode()).hexdigest()
-        key = self._key(document, sha)
+        key = self._key(document, sha, clusters)
         if self.store.is_current(namespace, document.name, key):
             return DocumentResult("skipped", document.name, namespace, text_sha256=sha)
         passages = chunk(document.text, self.shop.base.tokenizer, self.shop.config.chunk)
@@ -184,11 +242,6 @@ class Pipeline:
                 raise Rejected("no words to learn from", code="empty")
             if len(passages) > limit:
                 raise Rejected(f"{len(passages)} passages, at most {limit}", code="too_large")
-            if self.shop.recipe.sequences == "prag" and len(passages) > 1:
-                raise Rejected(
-                    f"its rewrite and Q&A are of one passage, and it makes {len(passages)}",
-                    code="no_augmentation",
-                )
             for passage in passages:
                 sequences_of(
                     work.training_passage(passage), self.shop.recipe, self.shop.base.encoder
@@ -197,7 +250,9 @@ class Pipeline:
             return _rejected(document.name, namespace, error.code, error.message)
         return work
 
-    def _key(self, document: Document, text_sha256: str) -> str:
+    def _key(
+        self, document: Document, text_sha256: str, clusters: ClusterOptions | None = None
+    ) -> str:
         """sha256 of all that a document's deltas and fields depend on."""
         shop = self.shop
         facts = [
@@ -213,6 +268,12 @@ class Pipeline:
             shop.adapted.layout.fingerprint,
             [shop.config.chunk.tokens, shop.config.chunk.overlap, shop.config.delta_dtype],
         ]
+        if document.augmented:
+            facts.append([entry.to_dict() for entry in document.augmented])
+        if shop.weigher is not None:
+            facts.append(shop.weigher.fingerprint)
+        if clusters is not None:
+            facts.append(clusters.to_dict())
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def _full(self, waiting: list[_Work]) -> bool:
@@ -222,9 +283,40 @@ class Pipeline:
     def _step(self, waiting: list[_Work], tally: _Tally) -> None:
         """Fit one batch, then commit the documents it completed."""
         batch = _next_batch(waiting)
-        self._make(batch)
+        made = self.maker.make([work.piece(passage) for work, passage in batch])
+        for (work, _), entry in zip(batch, made, strict=True):
+            work.take(entry)
         done = [work for work in waiting if work.done]
         waiting[:] = [work for work in waiting if not work.done]
+        self._commit(done, tally)
+
+    def _step_clusters(
+        self,
+        waiting: list[_Work],
+        tally: _Tally,
+        clusters: ClusterOptions,
+        directions: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Fit one delta for each cluster of everything that waits, and commit it all.
+
+        Args:
+            directions: unit vectors the passages are compared by; None means their own vectors.
+        """
+        batch = [(work, passage) for work in waiting for passage in work.passages]
+        pieces = [work.piece(passage) for work, passage in batch]
+        if pieces:
+            if directions is None:
+                directions = np.stack(self.maker.vectors(pieces))
+            found = cluster(directions, clusters)
+            for (work, _), entry in zip(
+                batch, self.maker.make_clusters(pieces, found), strict=True
+            ):
+                work.take(entry)
+        self._commit(waiting, tally)
+        waiting.clear()
+
+    def _commit(self, done: Sequence[_Work], tally: _Tally) -> None:
+        """Make finished documents exist, and say what became of each."""
         good = [work for work in done if work.failed is None]
         stored = self.store.commit(
             [
@@ -254,53 +346,6 @@ class Pipeline:
         if tally.passages - tally.indexed >= INDEX_EVERY:
             self.store.apply_outbox()
             tally.indexed = tally.passages
-
-    def _make(self, batch: list[tuple[_Work, Passage]]) -> None:
-        """Deltas, vectors and durable rows of a batch, handed to their documents."""
-        shop = self.shop
-        training = [work.training_passage(passage) for work, passage in batch]
-        fitted = self._fit(training)
-        vectors = shop.embedder.encode(
-            [f"{t.title}: {t.text}" if t.title else t.text for t in training]
-        )
-        rows = fitted.rows.to(read_dtype(self.store.info.dtype))
-        finite = torch.isfinite(rows).all(-1) & torch.isfinite(fitted.loss_after)
-        factors = shop.recipe.produces != "gradient"
-        refs = iter(self.store.write_rows(rows[finite], factors=factors) if finite.any() else ())
-        for i, (work, passage) in enumerate(batch):
-            if not finite[i]:
-                work.failed = Rejected(
-                    f"the delta of characters {passage.start}-{passage.end} is not finite",
-                    code="non_finite",
-                )
-                continue
-            work.made.append(
-                NewPassage(
-                    passage,
-                    vectors[i],
-                    next(refs),
-                    kind=shop.recipe.produces,
-                    recipe=shop.recipe.name,
-                    loss_before=float(fitted.loss_before[i]),
-                    loss_after=float(fitted.loss_after[i]),
-                    meta_init_fingerprint=shop.start.fingerprint,
-                )
-            )
-
-    def _fit(self, training: list[TrainingPassage]) -> bank.Fitted:
-        shop = self.shop
-        with shop.lock, shop.base.fitting_precision():
-            return bank.fit(shop.adapted, shop.base.encoder, training, shop.recipe, shop.start)
-
-    def _time(self, trial: list[TrainingPassage]) -> float:
-        """Seconds per passage of fitting and embedding, measured after a warm-up."""
-        if not trial:
-            return 0.0
-        self._fit(trial[:1])
-        began = time.perf_counter()
-        self._fit(trial)
-        self.shop.embedder.encode([passage.text for passage in trial])
-        return (time.perf_counter() - began) / len(trial)
 
 
 def _next_batch(waiting: list[_Work]) -> list[tuple[_Work, Passage]]:

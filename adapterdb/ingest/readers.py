@@ -46,7 +46,7 @@ from adapterdb.ingest.html_text import html_text
 from adapterdb.ingest.json_lines import RowReader
 from adapterdb.ingest.pdf_text import pdf_text
 from adapterdb.ingest.rejection import Rejection, printable, rejection
-from adapterdb.records import Document, Metadata
+from adapterdb.records import Augmentation, Document, Metadata
 
 __all__ = ["Rejection", "check_document", "read_documents"]
 
@@ -91,12 +91,14 @@ def check_document(document: Document, limits: LimitConfig) -> Document:
     """``document`` as it may be stored: name in NFC, title on one line.
 
     Raises:
-        Rejected: ``bad_name``, ``bad_metadata``, ``empty``, ``nul``, ``bad_encoding`` or
-            ``too_large``.
+        Rejected: ``bad_name``, ``bad_metadata``, ``bad_row``, ``empty``, ``nul``,
+            ``bad_encoding`` or ``too_large``.
     """
     if not any(c.isprintable() and not c.isspace() for c in document.text):
         raise Rejected("there is no visible character", code="empty")
     fields = [document.title, document.rewrite, *sum(document.qa, ())]
+    for entry in document.augmented:
+        fields += _augmented_texts(entry, len(document.text))
     for key, value in document.metadata.items():
         if not (isinstance(key, str) and is_metadata(value)):
             raise Rejected(
@@ -109,6 +111,20 @@ def check_document(document: Document, limits: LimitConfig) -> Document:
         _check_text(text, limits.document_bytes)
     title = " ".join(document.title.split())[:MAX_TITLE_CHARS].rstrip()
     return replace(document, name=check_name(document.name), title=title)
+
+
+def _augmented_texts(entry: Augmentation, length: int) -> list[str]:
+    """Every text that was written about a span of a document of ``length`` characters."""
+    if not 0 <= entry.start < entry.end <= length:
+        raise Rejected(
+            f"'augmented' has a span {entry.start}-{entry.end}; the text has the characters"
+            f" 0-{length}",
+            code="bad_row",
+        )
+    texts = [entry.theme, entry.rewrite, *sum(entry.qa, ())]
+    for fact in entry.facts:
+        texts += [fact.text, *fact.roles, *sum((*fact.qa, *fact.held_out), ())]
+    return texts
 
 
 def _check_text(text: str, limit_bytes: int) -> None:

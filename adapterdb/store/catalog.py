@@ -305,4 +305,9 @@ def _delta(delta: DeltaTable, passage: PassageTable, document: DocumentTable) ->
         loss_before=delta.loss_before,
         loss_after=delta.loss_after,
         created_at=delta.created_at,
+        loss_shifted=delta.loss_shifted,
+        flag=delta.flag,
+        own=delta.own,
+        damaged=delta.damaged,
+        shared_start=delta.meta_init_fingerprint,
     )

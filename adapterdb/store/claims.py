@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -49,12 +49,14 @@ class Claims:
         self._alive: FileLock | None = None
         self._process = os.getpid()
         self._open: Counter[str] = Counter()  # rows claimed and not named yet, by file
+        self._shared: defaultdict[str, set[int]] = defaultdict(set)  # named of them, by file
         self._lock = threading.Lock()
 
     def claim(self, file: str, rows: int) -> None:
         """Say, durably, that this writer is about to write ``file`` and to name its rows."""
         with self._lock:
             self._open[file] += rows
+            self._shared.pop(file, None)
         if self._alive is None:
             with storage_failures(f"lock folder {self._folder}"):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -66,18 +68,33 @@ class Claims:
             if session.get(ClaimTable, (file, self._writer)) is None:
                 session.add(ClaimTable(file=file, writer=self._writer))
 
-    def settle(self, session: Session, named: Mapping[str, int]) -> None:
+    def settle(
+        self,
+        session: Session,
+        named: Mapping[str, int],
+        shared: Iterable[tuple[str, int]] = (),
+    ) -> None:
         """In the transaction that names rows of files: with its last row a claim is dropped.
 
         Until then it stands, also if the file is named already: what names it may go again before
         the next commit.
+
+        Args:
+            named: how many rows of each file are named.
+            shared: file and offset of further rows, which count when they are first named: later
+                commits may name them again.
         """
         done = []
         with self._lock:
-            for file, rows in named.items():
+            count = Counter(named)
+            for file, offset in shared:
+                count[file] += offset not in self._shared[file]
+                self._shared[file].add(offset)
+            for file, rows in count.items():
                 self._open[file] -= rows
                 if self._open[file] <= 0:
                     del self._open[file]
+                    self._shared.pop(file, None)
                     done.append(file)
         chosen = ClaimTable.writer == self._writer, ClaimTable.file.in_(done)
         session.execute(delete(ClaimTable).where(*chosen))

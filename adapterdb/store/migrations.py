@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
 
-from sqlalchemy import Connection, bindparam, insert, inspect, select, text, update
+from sqlalchemy import Connection, bindparam, func, insert, inspect, select, text, update
 
 from adapterdb.errors import Corrupt, Mismatch
 from adapterdb.store.tables import (
@@ -22,6 +22,7 @@ from adapterdb.store.tables import (
     ErasureTable,
     InfoTable,
     LineageTable,
+    OutboxTable,
     PassageTable,
     Table,
 )
@@ -95,6 +96,32 @@ def _log_of_format_1(connection: Connection) -> None:
     connection.execute(insert(ClockTable), [clock])
 
 
+def _step_3(connection: Connection) -> None:
+    """Deltas of clusters, doubts about deltas; titles and tags found by words."""
+    for statement in (
+        "ALTER TABLE delta ADD COLUMN own BOOLEAN NOT NULL DEFAULT true",
+        "ALTER TABLE delta ADD COLUMN loss_shifted DOUBLE PRECISION",
+        "ALTER TABLE delta ADD COLUMN flag VARCHAR NOT NULL DEFAULT ''",
+        # the texts of the index are others now: without a generation it is built anew
+        "DELETE FROM index_generation",
+    ):
+        connection.execute(text(statement))
+    ask_for_index(connection)
+
+
+def ask_for_index(connection: Connection) -> None:
+    """One pending change in each namespace without a generation: the applier then builds one."""
+    passages = (
+        select(DocumentTable.namespace, func.min(PassageTable.id).label("passage_id"))
+        .join(PassageTable, PassageTable.document_id == DocumentTable.id)
+        .where(DocumentTable.state == "active")
+        .group_by(DocumentTable.namespace)
+    )
+    rows = [{**row, "op": "put"} for row in connection.execute(passages).mappings()]
+    if rows:
+        connection.execute(insert(OutboxTable), rows)
+
+
 def _chunks(connection: Connection) -> Iterator[list[int]]:
     ids = list(connection.scalars(select(PassageTable.id)))
     for at in range(0, len(ids), BATCH):
@@ -102,7 +129,7 @@ def _chunks(connection: Connection) -> Iterator[list[int]]:
 
 
 # step n of the tuple leads to format n + 2: the first format is where every catalog began
-STEPS: tuple[Step, ...] = (_step_2,)
+STEPS: tuple[Step, ...] = (_step_2, _step_3)
 FORMAT = 1 + len(STEPS)
 
 

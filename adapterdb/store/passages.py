@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, select
+from sqlalchemy import Select, Text, select
+from sqlalchemy import cast as cast_to
 
 from adapterdb.records import DeltaKind
 from adapterdb.store.catalog import row_ref
@@ -21,11 +23,16 @@ from adapterdb.store.versions import crc, visible
 
 logger = logging.getLogger(__name__)
 
+WORD_FIELDS = ("description", "tag", "tags")  # of a document: its passages are found by their words
 CHUNK = 5000  # ids in one statement: databases bound the number of parameters
 
 
 class IndexRows(NamedTuple):
-    """What the index holds of passages: ids, unit vectors float32 ``(n, D)``, texts."""
+    """What the index holds of passages: ids, unit vectors float32 ``(n, D)``, texts.
+
+    A text is what a passage is found by in words: its document's title, description and tags, then
+    its own text.
+    """
 
     ids: list[int]
     vectors: NDArray[np.float32]
@@ -104,7 +111,7 @@ class Passages:
 
 def index_query(
     namespace: str | None, as_of: int | None = None
-) -> Select[int, bytes, str, int, int]:
+) -> Select[int, bytes, str, int, int, str, str]:
     """What the index holds of passages and their checksums, of ``namespace`` or of all."""
     query = (
         select(
@@ -113,6 +120,9 @@ def index_query(
             PassageTable.text,
             PassageTable.text_crc,
             PassageTable.vector_crc,
+            DocumentTable.title,
+            # as text: fields that are damaged must not end a search
+            cast_to(DocumentTable.fields, Text).label("fields"),
         )
         .join(DocumentTable, DocumentTable.id == PassageTable.document_id)
         .where(visible(as_of))
@@ -124,7 +134,23 @@ def index_rows(found: Sequence[Any], dimension: int) -> IndexRows:
     """Rows of ``index_query`` as arrays, without those that fail their checksums."""
     kept = [row for row in found if _intact(row) and _vector_is_intact(row, dimension)]
     vectors = np.frombuffer(b"".join(row.vector for row in kept), "<f4").reshape(-1, dimension)
-    return IndexRows([row.id for row in kept], vectors, [row.text for row in kept])
+    return IndexRows([row.id for row in kept], vectors, [_words(row) for row in kept])
+
+
+def _words(row: Any) -> str:
+    """The text that a row of ``index_query`` is found by."""
+    try:
+        fields = json.loads(row.fields)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        logger.warning("the fields of passage %d are damaged and passed over", row.id)
+        fields = {}
+    parts: list[Any] = [row.title]
+    for name in WORD_FIELDS:
+        value = fields.get(name, "")
+        parts += value if isinstance(value, list) else [value]
+    return "\n".join([part for part in parts if isinstance(part, str) and part] + [row.text])
 
 
 def _intact(row: Any) -> bool:
@@ -198,6 +224,8 @@ def _passage_row(
         text=text,
         tokens=tokens,
         row=row_ref(delta),
+        shared_start=delta.meta_init_fingerprint,
+        damaged=delta.damaged,
     )
 
 

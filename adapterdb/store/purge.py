@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from adapterdb.config import RetentionConfig
@@ -19,7 +19,9 @@ from adapterdb.store.catalog import row_ref
 from adapterdb.store.damage import lose_rows
 from adapterdb.store.headers import FileShape
 from adapterdb.store.rows import RowRef
+from adapterdb.store.sharing import withdraw_rows
 from adapterdb.store.tables import (
+    WITHDRAWN,
     ChangeTable,
     DeltaTable,
     DocumentTable,
@@ -35,7 +37,7 @@ CHUNK = 5000
 
 
 class Usage(NamedTuple):
-    """A weight file: its bytes, and those of rows that deltas still name."""
+    """A weight file: its bytes, and those of rows that deltas may use."""
 
     name: str
     size_bytes: int
@@ -114,8 +116,13 @@ def horizon(session: Session, ids: Sequence[int]) -> int:
     return found
 
 
-def remove(session: Session, ids: Sequence[int]) -> None:
-    """Remove document versions and all that hangs on them; their weight files stay for now."""
+def remove(session: Session, ids: Sequence[int]) -> int:
+    """Remove document versions and all that hangs on them; their weight files stay for now.
+
+    Returns:
+        How many deltas of other versions act no more, as they shared a cluster's row with these.
+    """
+    disabled = withdraw_rows(session, ids)
     for chunk in _chunks(ids):
         passages = select(PassageTable.id).where(PassageTable.document_id.in_(chunk))
         deltas = select(DeltaTable.id).where(DeltaTable.passage_id.in_(passages))
@@ -132,6 +139,7 @@ def remove(session: Session, ids: Sequence[int]) -> None:
             delete(DocumentTable).where(DocumentTable.id.in_(chunk)),
         ):
             session.execute(statement.execution_options(synchronize_session=False))
+    return disabled
 
 
 def files_of(session: Session, ids: Sequence[int]) -> set[str]:
@@ -148,11 +156,11 @@ def files_of(session: Session, ids: Sequence[int]) -> set[str]:
 
 
 def rows_in(session: Session, file: str, *, but_of: Sequence[int] = ()) -> list[RowRef]:
-    """The distinct rows of a file that deltas name, leaving out those of some versions."""
+    """The distinct rows of a file that deltas may use, leaving out those of some versions."""
     query = (
         select(DeltaTable, PassageTable.document_id)
         .join(PassageTable, PassageTable.id == DeltaTable.passage_id)
-        .where(DeltaTable.file == file)
+        .where(DeltaTable.file == file, DeltaTable.flag != WITHDRAWN)
         .order_by(DeltaTable.offset)
     )
     without = set(but_of)
@@ -182,9 +190,8 @@ def repoint(
 
 
 def unused(session: Session, claimed: Iterable[str]) -> list[str]:
-    """Weight files of the catalog that no delta names and no writer claims."""
-    named = exists().where(DeltaTable.file == WeightFileTable.name)
-    found = session.scalars(select(WeightFileTable.name).where(~named))
+    """Weight files of the catalog that no delta may use and no writer claims; some may be gone."""
+    found = session.scalars(select(WeightFileTable.name).where(~_in_use()))
     return sorted(set(found) - set(claimed) - tensor_files(session))
 
 
@@ -194,9 +201,21 @@ def named_files(session: Session) -> set[str]:
 
 
 def drop_files(session: Session, names: Sequence[str]) -> None:
-    """Let the catalog no longer know these files."""
+    """Let the catalog no longer know these files, but for those that deltas still name."""
+    named = exists().where(DeltaTable.file == WeightFileTable.name)
     for chunk in _chunks(names):
-        session.execute(delete(WeightFileTable).where(WeightFileTable.name.in_(chunk)))
+        session.execute(delete(WeightFileTable).where(WeightFileTable.name.in_(chunk), ~named))
+
+
+def withdrawn_files(session: Session) -> set[str]:
+    """Weight files that deltas name, but none may use: they may be gone."""
+    named = exists().where(DeltaTable.file == WeightFileTable.name)
+    return set(session.scalars(select(WeightFileTable.name).where(named, ~_in_use())))
+
+
+def _in_use() -> ColumnElement[bool]:
+    """Some delta may use a row of the weight file."""
+    return exists().where(DeltaTable.file == WeightFileTable.name, DeltaTable.flag != WITHDRAWN)
 
 
 def tensor_files(session: Session) -> set[str]:
@@ -206,10 +225,11 @@ def tensor_files(session: Session) -> set[str]:
 
 
 def sparse(session: Session, below: float) -> list[Usage]:
-    """Weight files of which a smaller part than ``below`` is still named by deltas."""
+    """Weight files of which a smaller part than ``below`` is still used by deltas."""
     rows = (
         select(DeltaTable.file, DeltaTable.offset, DeltaTable.size_bytes)
-        .distinct()  # versions brought back share their rows
+        .where(DeltaTable.flag != WITHDRAWN)
+        .distinct()  # versions brought back share their rows, and so do clusters
         .subquery()
     )
     query = (

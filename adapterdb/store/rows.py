@@ -110,7 +110,10 @@ class NewPassage:
 
     Args:
         vector: float32 ``(D,)``, unit length.
-        row: as returned by ``Store.write_rows``.
+        row: as returned by ``Store.write_rows``; passages of one cluster share theirs, and
+            documents that share a row are best committed together.
+        loss_before, loss_after, loss_shifted, flag: see ``records.Delta``.
+        own: its text is among those the row was made from; without it, others of its cluster are.
         meta_init_fingerprint: of the shared start the delta was made from, or an empty string.
         parents: ids of the deltas it was made from: it is withdrawn when one of them is.
     """
@@ -124,6 +127,9 @@ class NewPassage:
     loss_after: float | None = None
     meta_init_fingerprint: str = ""
     parents: tuple[str, ...] = ()
+    own: bool = True
+    loss_shifted: float | None = None
+    flag: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +151,10 @@ class NewDocument:
 
 @dataclass(frozen=True)
 class PassageRow(Record):
-    """A passage of an active document, with the delta made from it and where its row lies."""
+    """A passage of an active document, with the delta made from it and where its row lies.
+
+    ``shared_start`` and ``damaged`` as in ``records.Delta``.
+    """
 
     passage_id: int
     delta_id: str
@@ -160,6 +169,8 @@ class PassageRow(Record):
     text: str
     tokens: int
     row: RowRef
+    shared_start: str
+    damaged: bool
 
 
 class Scored(NamedTuple):

@@ -212,11 +212,13 @@ class Store:
         self.check_writable()
         for document in documents:
             check_new(document, self.info)
+        entries = [entry for document in documents for entry in document.passages]
+        names = Counter(entry.row.file for entry in entries if entry.kind != "cluster")
+        shared = {(e.row.file, e.row.offset) for e in entries if e.kind == "cluster"}
         with self.sessions.writing() as session:
-            names = Counter(entry.row.file for doc in documents for entry in doc.passages)
-            files = {name: self.weights.shape(name) for name in names}
+            files = {n: self.weights.shape(n) for n in {*names, *(file for file, _ in shared)}}
             stored = self.catalog.commit(session, documents, files, self.info)
-            self.claims.settle(session, names)
+            self.claims.settle(session, names, shared)
             self.on_step("before_commit")
         self.on_step("committed")
         return stored

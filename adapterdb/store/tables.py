@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    true,
 )
 from sqlalchemy import text as sql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -32,6 +33,7 @@ Name = String().with_variant(String(collation="C"), "postgresql")
 NEVER_REUSED = {"sqlite_autoincrement": True}
 STATES = ("active", "retired", "deleted")
 CHANGES = ("put", "rollback", "delete", "forget")
+WITHDRAWN = "withdrawn"  # flag of a delta whose row was made from something deleted since
 
 
 def _one_of(column: str, words: tuple[str, ...]) -> str:
@@ -181,7 +183,9 @@ class ClaimTable(Table):
 class DeltaTable(Table):
     """A delta: where its row lies, how to know it is intact, what it was made with.
 
-    ``damaged`` is set by repair where the row can't be read: it is passed over until made again.
+    Deltas of a cluster name one row. ``own``: its own passage is among those the row was made from.
+    ``damaged``: the row can't be read, or (``flag`` says WITHDRAWN) must not be used any more: it
+    is passed over until made again. Any other ``flag`` says why the delta is doubted.
     """
 
     __tablename__ = "delta"
@@ -198,11 +202,14 @@ class DeltaTable(Table):
     recipe: Mapped[str] = mapped_column(String)
     loss_before: Mapped[float | None]
     loss_after: Mapped[float | None]
+    loss_shifted: Mapped[float | None]
     base_fingerprint: Mapped[str] = mapped_column(String)
     layout_fingerprint: Mapped[str] = mapped_column(String)
     meta_init_fingerprint: Mapped[str] = mapped_column(String)
     created_at: Mapped[str] = mapped_column(Name)
     damaged: Mapped[bool] = mapped_column(Boolean, server_default=false())
+    own: Mapped[bool] = mapped_column(Boolean, server_default=true())
+    flag: Mapped[str] = mapped_column(String, server_default="")
 
 
 class LineageTable(Table):

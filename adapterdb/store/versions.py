@@ -28,7 +28,9 @@ from adapterdb.store.conditions import condition
 from adapterdb.store.encoding import stored_bytes
 from adapterdb.store.filters import Filter
 from adapterdb.store.rows import NewDocument, NewPassage, StoreInfo
+from adapterdb.store.sharing import partners, withdraw_rows
 from adapterdb.store.tables import (
+    WITHDRAWN,
     ChangeTable,
     DeltaTable,
     DocumentTable,
@@ -119,7 +121,7 @@ def _check_parents(session: Session, parents: Sequence[str], there: ColumnElemen
         select(DeltaTable.id)
         .join(PassageTable, PassageTable.id == DeltaTable.passage_id)
         .join(DocumentTable, DocumentTable.id == PassageTable.document_id)
-        .where(DeltaTable.id.in_(parents), there)
+        .where(DeltaTable.id.in_(parents), DeltaTable.flag != WITHDRAWN, there)
     )
     if parents and (missing := set(parents) - set(session.scalars(query))):
         raise NotFound(f"delta {min(missing)!r}, which it is made from, is not there or deleted")
@@ -174,10 +176,14 @@ def withdraw(session: Session, document: DocumentTable, state: str, seq: int) ->
 
 
 def delete_documents(session: Session, rows: Sequence[DocumentTable]) -> None:
-    """Take active documents, and whatever was derived from any version of them, out of answers."""
+    """Take active documents, and whatever was derived from any version of them, out of answers.
+
+    What shared a row of a cluster with them stays, but loses the row.
+    """
     relatives = kin(session, versions_of(session, rows))
     every = [*rows, *(row for row in relatives if row.state == "active")]
     gone = {(row.namespace, row.name) for row in every}  # with their earlier versions
+    whole = list(every)
     every += [
         row for row in relatives if row.state == "retired" and (row.namespace, row.name) not in gone
     ]
@@ -186,6 +192,7 @@ def delete_documents(session: Session, rows: Sequence[DocumentTable]) -> None:
         moment = Moment(first.seq + i, first.at)
         withdraw(session, row, "deleted", moment.seq)
         note(session, moment, "delete", row)
+    withdraw_rows(session, {row.id for row in (*every, *versions_of(session, whole))})
 
 
 def versions_of(session: Session, rows: Sequence[DocumentTable]) -> list[DocumentTable]:
@@ -217,7 +224,12 @@ def kin(session: Session, documents: Sequence[DocumentTable]) -> list[DocumentTa
             .join(PassageTable, PassageTable.document_id == DocumentTable.id)
             .join(DeltaTable, DeltaTable.passage_id == PassageTable.id)
             .join(LineageTable, LineageTable.child == DeltaTable.id)
-            .where(LineageTable.parent.in_(parents.where(PassageTable.document_id.in_(edge))))
+            .where(
+                or_(
+                    LineageTable.parent.in_(parents.where(PassageTable.document_id.in_(edge))),
+                    LineageTable.parent.in_([member.id for member in partners(session, edge)]),
+                )
+            )
         )
         rows = {row.id: row for row in session.scalars(children)}  # several deltas of one
         new = [row for row in rows.values() if row.id not in known]
@@ -355,6 +367,9 @@ def _new_delta(document: DocumentTable, new: NewPassage, info: StoreInfo) -> Val
         "recipe": new.recipe,
         "loss_before": new.loss_before,
         "loss_after": new.loss_after,
+        "loss_shifted": new.loss_shifted,
+        "own": new.own,
+        "flag": new.flag,
         "base_fingerprint": info.base_fingerprint,
         "layout_fingerprint": info.layout.fingerprint,
         "meta_init_fingerprint": new.meta_init_fingerprint,

@@ -50,7 +50,7 @@ def passage_losses(
         vocabulary: of the softmax; None means all words.
 
     Returns:
-        ``(N,)`` float32, nats per token.
+        ``(N,)`` float32 (float64 for a float64 model), nats per token.
     """
     flat = [sequence for sequences in data for sequence in sequences]
     device = next(adapted.model.parameters()).device
@@ -60,8 +60,7 @@ def passage_losses(
         hidden = split.hidden_states(ids, mask)[labels != -100]
         targets = targets_of(labels, len(data))
         if vocabulary is None:
-            logits = split.logits(hidden).float()
-            each = F.cross_entropy(logits, targets.labels, reduction="none")
+            each = F.cross_entropy(_wide(split.logits(hidden)), targets.labels, reduction="none")
         else:
             each = vocabulary.cross_entropy(split, hidden, targets.labels)
     if weights is None:
@@ -129,7 +128,7 @@ class Vocabulary:
 
     def cross_entropy(self, split: SplitModel, hidden: Tensor, labels: Tensor) -> Tensor:
         """Of ``hidden (n, H)`` saying ``labels (n,)``; ``(n,)`` float32."""
-        logits = split.logits(hidden, self.words).float()
+        logits = _wide(split.logits(hidden, self.words))
         places = torch.searchsorted(self._certain, labels)
         return (logits + self._shift).logsumexp(-1) - logits.gather(1, places[:, None])[:, 0]
 
@@ -140,3 +139,8 @@ def frequent_words(sequences: Sequence[TokenSequence], size: int, n: int = FREQU
     counts = torch.bincount(ids, minlength=size)
     best = counts.argsort(descending=True)[:n]
     return best[counts[best] > 0]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In float32, or float64 where the model is."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

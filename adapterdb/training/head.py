@@ -6,7 +6,7 @@ are computed only where there is a label, a few at a time, and never kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -20,6 +20,9 @@ class SplitModel:
 
     Args:
         model: a transformers causal model, acting with whatever it acts with.
+
+    Attributes:
+        vocabulary: V, how many words it knows.
     """
 
     def __init__(self, model: Any) -> None:
@@ -29,11 +32,22 @@ class SplitModel:
         parent, _, self._name = names[0].rpartition(".")
         self._parent = model.get_submodule(parent)
         self._output: Any = None
+        self._words = model.get_output_embeddings()
+        self.vocabulary = int(self._words.weight.shape[0])
 
-    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The last hidden states ``(B, T, H)`` of the body."""
+    def hidden_states(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """The last hidden states ``(B, T, H)`` of the body.
+
+        Args:
+            input_ids: int64 ``(B, T)``.
+            attention_mask: int64 ``(B, T)``, or ``(B, 1, T, T)`` as the model's attention wants it.
+            position_ids: int64 ``(B, T)``; None means the model's own.
+        """
+        given = {} if position_ids is None else {"position_ids": position_ids}
         self._output = self._body(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **given
         )
         hidden: Tensor = self._output.last_hidden_state
         return hidden
@@ -51,7 +65,7 @@ class SplitModel:
         output.last_hidden_state = hidden[None]
         self._parent._modules[self._name] = _Returns(output)
         try:
-            with _only(self._model.get_output_embeddings(), vocabulary):
+            with _only(self._words, vocabulary):
                 whole = self._model(input_ids=None, inputs_embeds=hidden[None], use_cache=False)
         finally:
             self._parent._modules[self._name] = self._body
@@ -66,13 +80,26 @@ def _only(linear: Any, vocabulary: Tensor | None) -> Iterator[None]:
         yield
         return
     bias = getattr(linear, "bias", None)
-    linear.forward = lambda x: F.linear(
-        x, linear.weight[vocabulary], None if bias is None else bias[vocabulary]
-    )
+
+    def some(x: Tensor) -> Tensor:
+        return F.linear(x, linear.weight[vocabulary], None if bias is None else bias[vocabulary])
+
+    with answering(linear, some):
+        yield
+
+
+@contextmanager
+def answering(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """``module`` with another forward, its hooks as they are."""
+    before = vars(module).get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        del linear.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 class _Returns(nn.Module):

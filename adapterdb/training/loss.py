@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adapterdb.training.head import SplitModel
 from adapterdb.training.objective import TokenSequence
 
-CHUNK = 128  # positions whose logits exist at once: 16 MB of float32 for 30,000 words
+_LOGITS = {"cpu": 2**21, "cuda": 2**27}  # numbers that exist at once; what a CPU's cache holds
 
 
 class Targets(NamedTuple):
@@ -44,36 +43,48 @@ def targets_of(labels: Tensor, passages: int) -> Targets:
     return Targets(labels[kept], owners, 1 / counts[owners], passages)
 
 
-def token_losses(
-    model: SplitModel, hidden: Tensor, targets: Targets, *, gradient: bool
+def cross_entropies(
+    model: SplitModel, hidden: Tensor, labels: Tensor, shares: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy of each passage's labelled tokens, and its gradient for the hidden states.
+    """Cross entropy of each labelled place, and the gradient of their shared sum.
+
+    Semantics: ``each = logsumexp(logits) - logits[label]`` and the gradient of
+    ``(each * shares).sum()``, whose logits' part is ``shares * (softmax(logits) - onehot(label))``.
 
     Args:
-        model: whose head is applied, a few positions at a time.
+        model: whose head is applied, a few places at a time.
         hidden: ``(n, H)`` without autograd history.
-        targets: of the n positions.
-        gradient: whether the gradient is wanted.
+        labels: int64 ``(n,)``.
+        shares: ``(n,)``; None if no gradient is wanted.
 
     Returns:
-        Losses ``(N,)`` in nats, 0 for a passage without labels; and the gradient of their sum,
-        ``(n, H)`` like ``hidden``, or an empty tensor.
+        ``(n,)`` in nats, float32 or wider; and ``(n, H)`` like ``hidden``, or an empty tensor.
     """
-    losses = torch.empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-    losses = losses.to(hidden.device)
-    upstream = torch.empty_like(hidden) if gradient else hidden.new_empty(0)
-    for first in range(0, len(hidden), CHUNK):
-        part = slice(first, first + CHUNK)
-        with torch.set_grad_enabled(gradient):
-            leaf = hidden[part].detach().requires_grad_(gradient)
-            logits = model.logits(leaf).to(losses.dtype)
-            each = F.cross_entropy(logits, targets.labels[part], reduction="none")
-            if gradient:
-                weighted = (each * targets.shares[part]).sum()
-                (upstream[part],) = torch.autograd.grad(weighted, leaf)
-        losses[part] = each.detach()
-    shared = losses * targets.shares
-    return losses.new_zeros(targets.passages).index_add(0, targets.owners, shared), upstream
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    each = hidden.new_empty(len(hidden), dtype=wide)
+    upstream = hidden.new_empty(0) if shares is None else torch.empty_like(hidden)
+    chunk = max(16, _LOGITS[hidden.device.type] // model.vocabulary)
+    space = hidden.new_empty(min(chunk, len(hidden)), model.vocabulary, dtype=wide)
+    for first in range(0, len(hidden), chunk):
+        part = slice(first, first + chunk)
+        with torch.set_grad_enabled(shares is not None):
+            leaf = hidden[part].detach().requires_grad_(shares is not None)
+            logits = model.logits(leaf)
+        with torch.no_grad():
+            label = labels[part, None]
+            powers = space[: len(leaf)].copy_(logits)
+            said = powers.gather(1, label)
+            most = powers.amax(-1, keepdim=True)
+            total = powers.sub_(most).exp_().sum(-1, keepdim=True)
+            each[part] = (most + total.log() - said)[:, 0]
+            if shares is None:
+                continue
+            share = shares[part, None].to(wide)
+            slope = torch.mul(powers, share / total, out=torch.empty_like(logits))
+            right = ((said - most).exp() / total - 1) * share
+            slope.scatter_(1, label, right.to(slope.dtype))
+        (upstream[part],) = torch.autograd.grad(logits, leaf, slope)
+    return each, upstream
 
 
 def pad(sequences: Sequence[TokenSequence], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ reading    the text and what ``reading.tasks_of`` mines from it, as one text
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from adapterdb.errors import Rejected
@@ -78,6 +79,29 @@ def sequences_of(
     if any(len(sequence.ids) < 2 for sequence in found):
         raise Rejected("the passage has no token to learn from", code="empty")
     return found
+
+
+def weighed_sequences(
+    passages: Sequence[TrainingPassage],
+    recipe: Recipe,
+    encoder: PromptEncoder,
+    weigh: Callable[[Sequence[TrainingPassage]], Sequence[Sequence[float]]] | None = None,
+) -> list[list[TokenSequence]]:
+    """``sequences_of`` each passage, its text's tokens weighed.
+
+    Args:
+        weigh: numbers >= 0 for the ids of each passage's ``encoder.document``; None: all alike.
+
+    Raises:
+        Rejected: as ``sequences_of``.
+    """
+    found = [sequences_of(passage, recipe, encoder) for passage in passages]
+    if weigh is None:
+        return found
+    return [
+        [replace(s, weights=tuple(weights[: len(s.ids)])) for s in sequences]
+        for sequences, weights in zip(found, weigh(passages), strict=True)
+    ]
 
 
 def _prag(passage: TrainingPassage, recipe: Recipe, encoder: PromptEncoder) -> list[TokenSequence]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Literal
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Literal, cast, get_args
 
 from adapterdb.errors import InvalidInput
 from adapterdb.layout import LoraSpec
@@ -125,3 +125,16 @@ def get_recipe(name: str, *, has_meta_init: bool) -> Recipe:
     if name == "auto":
         name = "gradient" if has_meta_init else "rg"
     return load_preset(Recipe, "delta", name)
+
+
+def with_weighting(recipe: Recipe, weighting: str) -> Recipe:
+    """``recipe`` with other weights on tokens.
+
+    Raises:
+        InvalidInput: for an unknown weighting, or sequences that have no weights.
+    """
+    if weighting not in get_args(Weighting):
+        raise InvalidInput(
+            f"weighting {weighting!r} is not one of {', '.join(get_args(Weighting))}"
+        )
+    return replace(recipe, weighting=cast(Weighting, weighting))

@@ -8,6 +8,7 @@ Reads the uniform record format, one JSON object a line, also gzip-compressed:
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,3 +88,27 @@ def _task(row: dict[str, Any], name: str) -> Task:
         passages=tuple((str(p.get("title") or ""), str(p["text"])) for p in passages),
         gold=tuple(i for i, own in enumerate(ids) if own in supporting),
     )
+
+
+def set_aside(
+    tasks: Sequence[Task], share: float = 0.1, seed: int = 0
+) -> tuple[list[Task], list[Task]]:
+    """Tasks to learn from and tasks to judge by, that share no passage.
+
+    Which side a task is on follows from its passages and the seed alone, so that questions of one
+    passage stay together, and a longer file keeps its sides.
+
+    Args:
+        share: of the passages to be set aside, 0 to 1.
+
+    Returns:
+        What is left, and what was set aside; at least one task is left.
+    """
+    kept: list[Task] = []
+    aside: list[Task] = []
+    for task in tasks:
+        text = "\0".join(text for _, text in (task.passages[i] for i in task.gold))
+        digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
+        chosen = int.from_bytes(digest[:4], "little") < share * 2**32
+        (aside if chosen else kept).append(task)
+    return (kept, aside) if kept else (aside, kept)

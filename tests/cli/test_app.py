@@ -19,7 +19,21 @@ from adapterdb.cli.app import Commands
 from adapterdb.cli.settings import Settings, shared
 
 ADB = [sys.executable, "-m", "adapterdb"]
-NAMES = ["init", "ingest", "ask", "search", "list", "show", "history", "rollback", "delete"]
+NAMES = [
+    "init",
+    "recipes",
+    "augment",
+    "train",
+    "ingest",
+    "cluster",
+    "ask",
+    "search",
+    "list",
+    "show",
+    "history",
+    "rollback",
+    "delete",
+]
 NAMES += ["forget", "export", "import", "stats", "doctor", "fsck", "gc", "backup", "restore"]
 NAMES += ["optimize"]
 

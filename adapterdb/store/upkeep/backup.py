@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy import Table as SqlTable
+from sqlalchemy.orm import Session
 
 from adapterdb.config import FILE_NAME
 from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch
@@ -28,7 +29,8 @@ from adapterdb.records import Record
 from adapterdb.store.catalog import Catalog
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.folders import Folders
-from adapterdb.store.migrations import FORMAT, check_format, stored_format
+from adapterdb.store.migrations import FORMAT, ask_for_index, check_format, stored_format
+from adapterdb.store.purge import withdrawn_files
 from adapterdb.store.sessions import Sessions
 from adapterdb.store.tables import (
     ClaimTable,
@@ -175,7 +177,7 @@ def _copy_catalog(sessions: Sessions, target: Connection) -> list[str]:
                     problems += _altered(rows)
     for table in Table.metadata.sorted_tables:
         _restart_numbers(target, table)
-    _ask_for_index(target)
+    ask_for_index(target)
     return problems
 
 
@@ -201,19 +203,6 @@ def _restart_numbers(connection: Connection, table: SqlTable) -> None:
     sequence = func.pg_get_serial_sequence(table.name, column.name)
     if last is not None and connection.scalar(select(sequence)) is not None:
         connection.execute(select(func.setval(sequence, last)))
-
-
-def _ask_for_index(connection: Connection) -> None:
-    """One pending change in each namespace without a generation: the applier then builds one."""
-    passages = (
-        select(DocumentTable.namespace, func.min(PassageTable.id).label("passage_id"))
-        .join(PassageTable, PassageTable.document_id == DocumentTable.id)
-        .where(DocumentTable.state == "active")
-        .group_by(DocumentTable.namespace)
-    )
-    rows = [{**row, "op": "put"} for row in connection.execute(passages).mappings()]
-    if rows:
-        connection.execute(insert(OutboxTable), rows)
 
 
 def _uuid(connection: Connection) -> str | None:
@@ -268,6 +257,8 @@ def _copy_files(source: Folders, made: Folders, connection: Connection) -> tuple
     """How many weight files that the copied catalog names were copied, and what is wrong."""
     tensors = select(InfoTable.value).where(InfoTable.name.startswith("tensors:"))
     names = {*connection.scalars(select(WeightFileTable.name)), *connection.scalars(tensors)}
+    with Session(connection) as session:
+        names -= withdrawn_files(session)
     files, problems, folders = 0, [], {made.weights}
     old, new = (Weights(home.weights, {}, lambda step: None) for home in (source, made))
     for name in sorted(names):

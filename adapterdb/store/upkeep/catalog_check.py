@@ -17,6 +17,7 @@ from adapterdb.errors import Corrupt
 from adapterdb.store.damage import AGAIN
 from adapterdb.store.encoding import stored_bytes
 from adapterdb.store.tables import (
+    WITHDRAWN,
     ChangeTable,
     ClockTable,
     DeltaTable,
@@ -220,6 +221,7 @@ def _lineage(session: Session, store: Store) -> Iterator[Finding]:
         exists()
         .where(twin.sha256 == parent.sha256, of_twin.id == twin.passage_id)
         .where(other.id == of_twin.document_id, other.state == "active")
+        .where(other.namespace == origin.namespace, other.name == origin.name)
     )
     gone = or_(parent.id.is_(None), origin.state == "deleted")
     query = (
@@ -289,14 +291,20 @@ _NAMES = (
 
 
 def damaged(session: Session) -> list[Any]:
-    """Document versions with deltas marked as damaged: their names, and how many in ``n``."""
-    query = _with_deltas(func.count(DeltaTable.id).label("n")).where(DeltaTable.damaged)
+    """Document versions with deltas marked as damaged: their names, and how many in ``n``.
+
+    ``gone`` counts those of them whose row was withdrawn.
+    """
+    gone = func.sum(case((DeltaTable.flag == WITHDRAWN, 1), else_=0)).label("gone")
+    query = _with_deltas(func.count(DeltaTable.id).label("n"), gone).where(DeltaTable.damaged)
     return list(session.execute(query.group_by(*_NAMES).order_by(DocumentTable.id)))
 
 
 def is_damaged(row: Any, readable: int) -> Finding:
-    """The finding for a row of ``damaged`` of whose deltas ``readable`` can be read again."""
-    said = f"{row.n} of its deltas are lost"
+    """The finding for a row of ``damaged`` of whose deltas ``readable`` can be used again."""
+    said = f"{row.n - row.gone} of its deltas are lost" if row.gone < row.n else ""
+    if row.gone:
+        said += f"{', ' if said else ''}{row.gone} of its deltas were made from something deleted"
     if readable:
         said += f", {readable} of which can be read again"
     return _of(row, "damaged", said, readable > 0, INGEST)

@@ -22,7 +22,13 @@ from adapterdb.store.catalog import row_ref
 from adapterdb.store.claims import Standing
 from adapterdb.store.reserve import PLENTY, SIZE_BYTES
 from adapterdb.store.rows import RowRef
-from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable, WeightFileTable
+from adapterdb.store.tables import (
+    WITHDRAWN,
+    DeltaTable,
+    DocumentTable,
+    PassageTable,
+    WeightFileTable,
+)
 from adapterdb.store.upkeep.catalog_check import damaged, is_damaged
 from adapterdb.store.upkeep.findings import INGEST, REPAIR, RESTORE, Finding, named, severity_of
 
@@ -115,7 +121,8 @@ def rows(store: Store, *, deep: bool) -> Iterator[Finding]:
         if problem is None and document.state == "active" and _is_dead(store, delta):
             dead.append(delta.id)
         if delta.damaged:
-            readable[document.id] = readable.get(document.id, 0) + (problem is None)
+            usable = problem is None and delta.flag != WITHDRAWN
+            readable[document.id] = readable.get(document.id, 0) + usable
         elif problem is not None and problem.code != "lost_file" and _still(store, delta.id, ref):
             yield Finding(
                 "bad_row",

@@ -1,8 +1,9 @@
 """Forgetting: documents made unreachable, then gone from every file the home owns, with a receipt.
 
     1  one commit: every version of the names, and whatever was derived from them, is deleted and
-       marked. From here on no answer can come of them, and whatever happens, the rest is finished
-       by the next ``forget``, ``resume`` or repair
+       marked; rows of clusters that they represent are withdrawn from the other members. From
+       here on no answer can come of them, and whatever happens, the rest is finished by the next
+       ``forget``, ``resume`` or repair
     2  weight files that hold their rows are written anew without them; other rows keep their bytes
     3  one commit: their rows leave the catalog, other deltas name the new files; SQLite overwrites
        what it frees. In the log a hash takes the place of the name
@@ -36,6 +37,7 @@ from adapterdb.store.changes import Moment, forget_name, is_logged, name_hash, n
 from adapterdb.store.conditions import condition
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.filters import Where, as_filter
+from adapterdb.store.sharing import kept, partners, withdraw_rows
 from adapterdb.store.tables import DocumentTable, ErasureTable
 from adapterdb.store.upkeep import residue
 from adapterdb.store.upkeep.gc import WAIT_S, clear_index, rewrite, unlink_unused
@@ -63,6 +65,8 @@ class Receipt(Record):
         names: sha256 of namespace, NUL and name, of each document.
         documents, versions, passages: how many were erased; derived ones are among them.
         derived: documents that went, or lost versions, because their deltas were made from these.
+        disabled: deltas of other documents that shared a cluster's row with these, and act no more
+            until their documents are ingested again.
         files_rewritten: weight files written anew for the rows of others.
         searched_files, searched_bytes: what was searched for samples at the end.
         samples: how many samples were looked for in each file.
@@ -84,18 +88,21 @@ class Receipt(Record):
     residue: tuple[str, ...]
     out_of_reach: tuple[str, ...] = OUT_OF_REACH
     dry_run: bool = False
+    disabled: int = 0
 
 
 @dataclass(frozen=True)
 class _Marked:
     """What step 1 marks: versions of the chosen names, versions derived from them, other names.
 
-    ``lost`` are names of which only the log of changes is left.
+    ``lost`` are names of which only the log of changes is left; ``disabled`` counts the deltas of
+    others that lose their row.
     """
 
     chosen: Sequence[DocumentTable] = ()
     kin: Sequence[DocumentTable] = ()
     lost: Sequence[str] = ()
+    disabled: int = 0
 
     @property
     def versions(self) -> list[DocumentTable]:
@@ -184,7 +191,8 @@ def _choose(session: Session, namespace: str, names: Sequence[str] | None, where
             lost.append(name)
     chosen = [row for row in versions_of(session, found) if not row.forget]
     relatives = [row for row in kin(session, chosen) if not row.forget]
-    return _Marked(chosen, relatives, lost)
+    others = partners(session, [row.id for row in (*chosen, *relatives)])
+    return _Marked(chosen, relatives, lost, len(kept(others)))
 
 
 def _mark(session: Session, namespace: str, marked: _Marked) -> int:
@@ -202,6 +210,7 @@ def _mark(session: Session, namespace: str, marked: _Marked) -> int:
         ids = DocumentTable.id.in_([row.id for row in rows])
         session.execute(update(DocumentTable).where(ids).values(state="deleted", forget=True))
         note(session, moment, "forget", newest)
+    withdraw_rows(session, [row.id for row in marked.versions])
     for i, name in enumerate(marked.lost, len(groups)):
         forget_name(session, namespace, name)
         gone = DocumentTable(namespace=namespace, name=name_hash(namespace, name), version=0)
@@ -327,4 +336,5 @@ def _receipt(namespace: str, marked: _Marked, seq: int) -> Receipt:
         searched_bytes=0,
         samples=0,
         residue=(),
+        disabled=marked.disabled,
     )

@@ -29,6 +29,7 @@ from adapterdb.store.claims import Standing
 from adapterdb.store.failures import storage_failures
 from adapterdb.store.locks import held
 from adapterdb.store.rows import RowRef
+from adapterdb.store.sharing import kept, partners
 
 if TYPE_CHECKING:
     from adapterdb.store.store import Store
@@ -56,6 +57,7 @@ class Collected(Record):
         files: weight files; ``rewritten``: of those, files whose rows in use were moved first.
         leftovers: unfinished or unnamed files, set-aside and superseded index folders.
         size_bytes: of all that.
+        disabled: cluster deltas that act no more, as what they were made from is gone.
     """
 
     versions: int
@@ -64,6 +66,7 @@ class Collected(Record):
     leftovers: int
     size_bytes: int
     dry_run: bool = False
+    disabled: int = 0
 
 
 def collect(
@@ -92,7 +95,7 @@ def collect(
         return _count(store, keep, grace_h)
     store.check_writable()
     with store.housekeeping(WAIT_S):
-        versions = _purge(store, keep)
+        versions, disabled = _purge(store, keep)
         rewritten = [usage.name for usage in _sparse(store) if rewrite(store, usage.name)]
         weights = unlink_unused(store, grace_h)
         index = clear_index(store, grace_h)
@@ -102,6 +105,7 @@ def collect(
         rewritten=len(rewritten),
         leftovers=weights.leftovers + index.leftovers,
         size_bytes=weights.size_bytes + index.size_bytes,
+        disabled=disabled,
     )
 
 
@@ -131,21 +135,23 @@ def rewrite(store: Store, file: str, *, without: Iterable[int] = ()) -> dict[Row
 
 
 def unlink_unused(store: Store, grace_h: float = GRACE_H) -> Freed:
-    """Remove the weight files that nothing names and no living writer claims."""
+    """Remove the weight files that nothing may use and no living writer claims."""
     size_bytes = 0
     with store.sessions.writing() as session:
         tick(session, 0)
         standing = store.claims.standing(session)
         names = purge.unused(session, standing.alive)
+        removed = 0
         for name in names:
-            size_bytes += store.weights.remove(name)
+            freed = store.weights.remove(name)
+            size_bytes, removed = size_bytes + freed, removed + (freed > 0)
             store.on_step("unlinked")
         purge.drop_files(session, names)
         leftovers = _unnamed(store, session, standing, grace_h)
         size_bytes += sum(map(_remove, leftovers))
         store.claims.bury(session, standing)
     store.on_step("collected")
-    return Freed(len(names), len(leftovers), size_bytes)
+    return Freed(removed, len(leftovers), size_bytes)
 
 
 def clear_index(store: Store, grace_h: float = GRACE_H) -> Freed:
@@ -178,14 +184,15 @@ def _unnamed(store: Store, session: Session, standing: Standing, grace_h: float)
     ]
 
 
-def _purge(store: Store, keep: RetentionConfig) -> int:
+def _purge(store: Store, keep: RetentionConfig) -> tuple[int, int]:
+    """How many versions were purged, and how many deltas of others that disabled."""
     with store.sessions.writing() as session:
         tick(session, 0)
         ids = purge.outlived(session, keep, datetime.now(UTC))
         raise_horizon(session, purge.horizon(session, ids))
-        purge.remove(session, ids)
+        disabled = purge.remove(session, ids)
     store.on_step("purged")
-    return len(ids)
+    return len(ids), disabled
 
 
 def _sparse(store: Store) -> list[purge.Usage]:
@@ -197,13 +204,17 @@ def _count(store: Store, keep: RetentionConfig, grace_h: float) -> Collected:
     with store.sessions.reading() as session:
         standing = store.claims.standing(session)
         ids = purge.outlived(session, keep, datetime.now(UTC))
-        files = purge.unused(session, standing.alive)
+        disabled = len(kept(partners(session, ids)))
+        unused = purge.unused(session, standing.alive)
+        files = [name for name in unused if store.weights.path(name).exists()]
         leftovers = _unnamed(store, session, standing, grace_h)
     for folder in store.paths.index.glob("*"):
         leftovers += [path for path in _superseded(store, folder) if _old(path, grace_h)]
     sizes = map(_size, [*map(store.weights.path, files), *leftovers])
     sparse = len(_sparse(store))
-    return Collected(len(ids), len(files), sparse, len(leftovers), sum(sizes), dry_run=True)
+    return Collected(
+        len(ids), len(files), sparse, len(leftovers), sum(sizes), dry_run=True, disabled=disabled
+    )
 
 
 def _readable(store: Store, row: RowRef) -> bool:

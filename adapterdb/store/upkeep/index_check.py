@@ -96,16 +96,19 @@ def _differences(store: Store, namespace: str, deep: bool) -> dict[str, set[int]
 
 
 def _altered(store: Store, held: IndexRows) -> set[int]:
-    """Ids whose vector or text in the index is not the one that the catalog has a checksum of."""
-    query = select(PassageTable.id, PassageTable.text_crc, PassageTable.vector_crc)
-    with store.sessions.reading() as session:
-        found = session.execute(query.where(PassageTable.id.in_(held.ids)))
-        want = {row.id: (row.text_crc, row.vector_crc) for row in found}
-    vectors = held.vectors.astype("<f4")
-    have = zip(held.ids, held.texts, vectors, strict=True)
-    return {
-        i for i, text, vector in have if i in want and want[i] != (crc(text), crc(vector.tobytes()))
-    }
+    """Ids whose vector or text in the index is not the one that the catalog holds intact."""
+    want: dict[int, tuple[str, bytes]] = {}
+    for at in range(0, len(held.ids), CHUNK):
+        want |= _entries(store.passage_queries.some(held.ids[at : at + CHUNK]))
+    have = _entries(held)
+    return {i for i in have if i in want and want[i] != have[i]}
+
+
+def _entries(rows: IndexRows) -> dict[int, tuple[str, bytes]]:
+    """Id to text and vector bytes."""
+    vectors = rows.vectors.astype("<f4")
+    found = zip(rows.ids, rows.texts, vectors, strict=True)
+    return {i: (text, vector.tobytes()) for i, text, vector in found}
 
 
 def _intact(store: Store, ids: Sequence[int]) -> Iterator[int]:

@@ -24,6 +24,7 @@ from adapterdb.store.changes import tick
 from adapterdb.store.damage import as_made, find_rows, lose_rows, make_again
 from adapterdb.store.locks import held
 from adapterdb.store.tables import (
+    WITHDRAWN,
     ClockTable,
     DeltaTable,
     DocumentTable,
@@ -230,6 +231,7 @@ def _found(store: Store, finding: Finding) -> Iterator[Repaired]:
             select(DeltaTable)
             .join(PassageTable, PassageTable.id == DeltaTable.passage_id)
             .where(PassageTable.document_id == document.id, DeltaTable.damaged)
+            .where(DeltaTable.flag != WITHDRAWN)
         )
         rows = {row.id: row_ref(row) for row in session.scalars(query)}
         good = [i for i, ref in rows.items() if file_check.row_problem(store, ref) is None]

@@ -1,0 +1,1 @@
+"""Documents to what a model writes about them: facts, questions, paraphrases, tags."""

@@ -1,0 +1,312 @@
+"""``Trainer``: what a home shares is trained here: starts, token weighers, one delta of many texts.
+
+Each method reads what it learns from, trains under the model's lock (questions wait meanwhile), and
+keeps the result durably. Reached as ``AdapterDB.trainer``; owns no numbers: those are in presets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from adapterdb.errors import InvalidInput
+from adapterdb.exchange import put_row
+from adapterdb.home import Home
+from adapterdb.ingest.chunking import chunk
+from adapterdb.ingest.readers import read_documents
+from adapterdb.ingest.rejection import Rejection
+from adapterdb.records import Delta, Document
+from adapterdb.store.shared import SharedPart
+from adapterdb.training.base_tuning import tune_base
+from adapterdb.training.camels import CamelsSettings, train_weighter
+from adapterdb.training.finetune import (
+    Finetuned,
+    FinetuneSettings,
+    finetune,
+    pair_sequences,
+    passage_sequences,
+    sequences_to_learn,
+)
+from adapterdb.training.meta_init import MetaInitSettings, train_meta_init
+from adapterdb.training.objective import TokenSequence
+from adapterdb.training.presets import load_preset
+from adapterdb.training.start import Start, base_weight
+from adapterdb.training.tasks import Task, read_tasks, set_aside
+from adapterdb.training.tfidf import fit_tfidf
+
+if TYPE_CHECKING:
+    from adapterdb.training.schedule import Progress
+
+ASIDE = 0.05  # of the passages, to choose the best step by, where no held-out file is given
+S = TypeVar("S", MetaInitSettings, FinetuneSettings, CamelsSettings)
+Listener = Callable[["Progress"], None]
+Paths = Sequence[str | Path]
+
+
+class Trainer:
+    """Training for one open home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def parts(self) -> list[SharedPart]:
+        """Every shared part the home keeps, by kind and version."""
+        return self._home.shared.parts()
+
+    def meta_init(
+        self,
+        questions: str | Path,
+        *,
+        recipe: str = "meta-mini",
+        held_out: str | Path | None = None,
+        go_on: bool = False,
+        checkpoint: Path | None = None,
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> SharedPart:
+        """Train theta* and alpha for gradient deltas on questions with passages (Meta-PG, ReGrad).
+
+        Recipes whose start is ``meta-init`` begin from it from now on, so documents ingested again
+        are made anew; deltas that are stored go on acting from the start they were made at.
+
+        Args:
+            questions: JSON Lines, see ``training.tasks``.
+            recipe: preset of kind ``meta-init``, or a path.
+            held_out: questions the best step is chosen by; None sets 5 % of the passages aside.
+            go_on: begin from the home's present start instead of a fresh one.
+            checkpoint: file the run is saved to, and taken up from where it is there.
+            changes: fields of ``MetaInitSettings`` (``minutes``, ``max_steps``, ``seed``, ...).
+        """
+        settings = _settings(MetaInitSettings, "meta-init", recipe, changes)
+        learned, aside = _tasks(questions, held_out, settings.seed)
+        home = self._home
+        start = home.starts.of_recipe(home.recipe_for("gradient")) if go_on else None
+        with self._training():
+            made = train_meta_init(
+                home.runtime.adapted, home.base.encoder, learned, aside, settings,
+                start=start, checkpoint=checkpoint, on_progress=on_progress,
+            )  # fmt: skip
+        facts = {**made.facts, "curve": list(made.curve)}
+        return home.starts.keep("meta-init", made.start, facts)
+
+    def ft(
+        self,
+        questions: str | Path,
+        *,
+        recipe: str = "ft",
+        held_out: str | Path | None = None,
+        name: str = "",
+        namespace: str = "default",
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> SharedPart:
+        """Tune one LoRA to a task: the start of ``prag-warm`` and ``ftsimada``, and a control.
+
+        Args:
+            name: of a document to store it under as well, so that ``ask`` can name it.
+            others: as for ``meta_init``; ``changes`` are fields of ``FinetuneSettings``.
+        """
+        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        learned, aside = _tasks(questions, held_out, settings.seed)
+        made = self._finetuned(
+            [sequences_to_learn(t, settings, self._home.base.encoder) for t in (learned, aside)],
+            settings, on_progress,
+        )  # fmt: skip
+        facts = {"name": settings.name, "best_step": made.best_step, "curve": list(made.curve)}
+        start = Start(made.row, torch.zeros_like(made.row))
+        part = self._home.starts.keep("ft", start, facts)
+        if name:
+            self._store(made, name, namespace, f"Tuned to {len(learned)} questions.", "ft")
+        return part
+
+    def dapt(
+        self,
+        sources: Paths,
+        name: str,
+        *,
+        recipe: str = "dapt",
+        namespace: str = "default",
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> Delta:
+        """Continued pre-training: one delta of all passages of ``sources``, stored as ``name``.
+
+        Args:
+            sources: files and folders, as for ``ingest``.
+            changes: fields of ``FinetuneSettings``.
+        """
+        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        home = self._home
+        passages = [
+            (document.title, passage.text)
+            for document in self._documents(sources)
+            for passage in chunk(document.text, home.base.tokenizer, home.config.chunk)
+        ]
+        sequences = passage_sequences(passages, home.base.encoder)
+        made = self._finetuned([sequences, []], settings, on_progress)
+        text = f"Continued pre-training on {len(sequences)} passages."
+        return self._store(made, name, namespace, text, "dapt")
+
+    def knowledge_update(
+        self,
+        sources: Paths,
+        name: str,
+        *,
+        recipe: str = "knowledge-update",
+        namespace: str = "default",
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> Delta:
+        """KnowledgeUpdate's monolithic SFT: one delta of all facts' Q&A, stored as ``name``.
+
+        The best step is chosen by the facts' held-out pairs, which are never learned from.
+
+        Args:
+            sources: rows that ``adb augment --write facts`` has written.
+        """
+        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        facts = [
+            fact
+            for document in self._documents(sources)
+            for entry in document.augmented
+            for fact in entry.facts
+        ]
+        encoder, mask = self._home.base.encoder, settings.mask
+        sets = [
+            pair_sequences((pair for fact in facts for pair in pairs(fact)), encoder, mask=mask)
+            for pairs in (lambda fact: fact.qa, lambda fact: fact.held_out)
+        ]
+        if not sets[0]:
+            raise InvalidInput(
+                "these documents hold no facts with questions",
+                hint="'adb augment --write facts' writes them",
+            )
+        made = self._finetuned(sets, settings, on_progress)
+        text = f"Tuned to {len(sets[0])} question-answer pairs of {len(facts)} facts."
+        return self._store(made, name, namespace, text, "knowledge-update")
+
+    def camels(
+        self,
+        questions: str | Path,
+        *,
+        recipe: str = "camels-mini",
+        held_out: str | Path | None = None,
+        checkpoint: Path | None = None,
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> SharedPart:
+        """Train the network that weighs tokens (CaMeLS); ``weighting = "camels"`` uses it.
+
+        Args: as for ``meta_init``; ``changes`` are fields of ``CamelsSettings``.
+        """
+        settings = _settings(CamelsSettings, "camels", recipe, changes)
+        learned, aside = _tasks(questions, held_out, settings.seed)
+        home = self._home
+        start = home.starts.of_recipe(home.recipe)
+        with self._training():
+            made = train_weighter(
+                home.runtime.adapted, home.base, learned, aside, settings,
+                start=start, checkpoint=checkpoint, on_progress=on_progress,
+            )  # fmt: skip
+        weighter = made.weighter
+        return home.shared.keep(
+            "camels", weighter.to_tensors(), fingerprint=weighter.fingerprint,
+            facts={**made.facts, "curve": list(made.curve)},
+        )  # fmt: skip
+
+    def tfidf(self, sources: Paths) -> SharedPart:
+        """Count how rare tokens are in ``sources``; ``weighting = "tfidf"`` uses it."""
+        home = self._home
+        texts = [f"{document.title} {document.text}" for document in self._documents(sources)]
+        table = fit_tfidf(texts, home.base.encoder)
+        return home.shared.keep(
+            "tfidf", table.to_tensors(), fingerprint=table.fingerprint, facts={"texts": len(texts)}
+        )
+
+    def base(
+        self,
+        questions: str | Path,
+        folder: str | Path,
+        *,
+        recipe: str = "qa-base",
+        held_out: str | Path | None = None,
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> Path:
+        """Tune all weights of the base model to questions and write a model folder (CaMeLS).
+
+        The home's own base model stays as it is; make a home of the new one with ``base=folder``.
+        """
+        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        learned, aside = _tasks(questions, held_out, settings.seed)
+        base = self._home.base
+        sets = [sequences_to_learn(tasks, settings, base.encoder) for tasks in (learned, aside)]
+        with base.fitting_precision():
+            tune_base(
+                base, sets[0], settings, Path(folder), held_out=sets[1], on_progress=on_progress
+            )
+        return Path(folder)
+
+    def _finetuned(
+        self,
+        sets: Sequence[Sequence[TokenSequence]],
+        settings: FinetuneSettings,
+        on_progress: Listener | None,
+    ) -> Finetuned:
+        home = self._home
+        theta = base_weight(home.layout, seed=settings.seed).theta
+        with self._training():
+            return finetune(
+                home.runtime.adapted, sets[0], settings, theta,
+                held_out=sets[1], on_progress=on_progress,
+            )  # fmt: skip
+
+    def _store(self, made: Finetuned, name: str, namespace: str, text: str, recipe: str) -> Delta:
+        home = self._home
+        document = Document(name, text, title=name, source=recipe)
+        return put_row(
+            home.store, home.embedder, home.base, made.row, document, namespace, recipe=recipe
+        )
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The model, for a run; nothing is loaded or trained on a home that can't keep it."""
+        home = self._home
+        home.store.check_writable()
+        with home.runtime.lock, home.base.fitting_precision():
+            yield
+
+    def _documents(self, sources: Paths) -> Iterator[Document]:
+        """The documents of files and folders; one that can't be read is an error here."""
+        found: Iterable[Document | Rejection] = read_documents(
+            list(sources), limits=self._home.config.limits
+        )
+        for item in found:
+            if isinstance(item, Rejection):
+                raise InvalidInput(f"{item.name}: {item.message}", code=item.code)
+            yield item
+
+
+def _settings(kind: type[S], wanted: str, recipe: str, changes: dict[str, Any]) -> S:
+    """The preset with what was given instead."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    loaded = load_preset(kind, wanted, recipe)
+    unknown = sorted(set(given) - set(vars(loaded)))
+    if unknown:
+        raise InvalidInput(f"{wanted} has no setting {unknown[0]!r}")
+    return replace(loaded, **given)
+
+
+def _tasks(
+    questions: str | Path, held_out: str | Path | None, seed: int
+) -> tuple[list[Task], list[Task]]:
+    """What to learn from and what to choose by."""
+    tasks = read_tasks(Path(questions))
+    if held_out is not None:
+        return tasks, read_tasks(Path(held_out))
+    return set_aside(tasks, ASIDE, seed)
