@@ -262,7 +262,8 @@ class Home:
 
     def pipeline(self, recipe: Recipe | None = None) -> Pipeline:
         """What takes documents into this home, made by its own recipe or another."""
-        from adapterdb.ingest.pipeline import Pipeline, Workshop
+        from adapterdb.ingest.making import Workshop
+        from adapterdb.ingest.pipeline import Pipeline
 
         recipe = recipe or self.recipe
         shop = Workshop(

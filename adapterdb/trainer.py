@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from adapterdb.engine.decode import greedy_answers
 from adapterdb.errors import InvalidInput
+from adapterdb.evaluation.metrics import squad_f1
 from adapterdb.exchange import put_row
 from adapterdb.home import Home
 from adapterdb.ingest.chunking import chunk
@@ -24,6 +27,7 @@ from adapterdb.records import Delta, Document
 from adapterdb.store.shared import SharedPart
 from adapterdb.training.base_tuning import tune_base
 from adapterdb.training.camels import CamelsSettings, train_weighter
+from adapterdb.training.controls import Answering
 from adapterdb.training.finetune import (
     Finetuned,
     FinetuneSettings,
@@ -32,7 +36,8 @@ from adapterdb.training.finetune import (
     passage_sequences,
     sequences_to_learn,
 )
-from adapterdb.training.meta_init import MetaInitSettings, train_meta_init
+from adapterdb.training.meta_init import train_meta_init
+from adapterdb.training.meta_objective import MetaInitSettings
 from adapterdb.training.objective import TokenSequence
 from adapterdb.training.presets import load_preset
 from adapterdb.training.start import Start, base_weight
@@ -89,10 +94,12 @@ class Trainer:
         with self._training():
             made = train_meta_init(
                 home.runtime.adapted, home.base.encoder, learned, aside, settings,
-                start=start, checkpoint=checkpoint, on_progress=on_progress,
+                start=start, answering=self._answering(), checkpoint=checkpoint,
+                on_progress=on_progress,
             )  # fmt: skip
         facts = {**made.facts, "curve": list(made.curve)}
-        return home.starts.keep("meta-init", made.start, facts)
+        part: SharedPart = home.starts.keep("meta-init", made.start, facts)
+        return part
 
     def ft(
         self,
@@ -119,7 +126,7 @@ class Trainer:
         )  # fmt: skip
         facts = {"name": settings.name, "best_step": made.best_step, "curve": list(made.curve)}
         start = Start(made.row, torch.zeros_like(made.row))
-        part = self._home.starts.keep("ft", start, facts)
+        part: SharedPart = self._home.starts.keep("ft", start, facts)
         if name:
             self._store(made, name, namespace, f"Tuned to {len(learned)} questions.", "ft")
         return part
@@ -177,10 +184,9 @@ class Trainer:
             for fact in entry.facts
         ]
         encoder, mask = self._home.base.encoder, settings.mask
-        sets = [
-            pair_sequences((pair for fact in facts for pair in pairs(fact)), encoder, mask=mask)
-            for pairs in (lambda fact: fact.qa, lambda fact: fact.held_out)
-        ]
+        learned = [pair for fact in facts for pair in fact.qa]
+        aside = [pair for fact in facts for pair in fact.held_out]
+        sets = [pair_sequences(pairs, encoder, mask=mask) for pairs in (learned, aside)]
         if not sets[0]:
             raise InvalidInput(
                 "these documents hold no facts with questions",
@@ -251,6 +257,13 @@ class Trainer:
                 base, sets[0], settings, Path(folder), held_out=sets[1], on_progress=on_progress
             )
         return Path(folder)
+
+    def _answering(self) -> Answering:
+        """Greedy answers and their F1, by which a best step may be chosen."""
+        home = self._home
+        return Answering(
+            partial(greedy_answers, home.runtime.adapted, home.base.encoder), {"f1": squad_f1}
+        )
 
     def _finetuned(
         self,

@@ -1,7 +1,7 @@
 """Does meta-learning help? A fresh theta and alpha for mini against the same step without it.
 
     python benchmarks/bench_meta_init.py --train train.jsonl.gz --dev dev.jsonl.gz \
-        --minutes 8 --seeds 0,1,2 --threads 1 --out runs/meta_init
+        --minutes 4 --seeds 0,1,2 --threads 1 --out runs/meta_init
 
 For each seed, with mini frozen as it is shipped:
 
@@ -14,7 +14,9 @@ step on the passage, its lr chosen on set-aside training tasks), meta (own passa
 one's) and random gradients of equal norms. 95 % bootstrap intervals over questions; over seeds, of
 each question's mean over seeds.
 
-What is done for a seed stays in --out, so the run may be stopped and started again.
+--minutes are of processor time: a few steps of each training are timed first, and both then run for
+as many steps as fit, so that what else the machine does changes nothing. What is done for a seed
+stays in --out, so the run may be stopped and started again.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +41,9 @@ from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.decode import greedy_answers
 from adapterdb.evaluation.metrics import squad_em, squad_f1
 from adapterdb.layout import plan_layout
-from adapterdb.records import Generation
 from adapterdb.training.controls import Answering, ControlSettings, ModeResult, run_controls
 from adapterdb.training.finetune import FinetuneSettings, answer_sequences, finetune
 from adapterdb.training.inner_step import InnerStep
@@ -53,7 +55,8 @@ from adapterdb.training.start import base_weight
 from adapterdb.training.tasks import Task, read_tasks
 
 MODES = ("direct", "ft", "ftsimada", "meta", "shift", "random")
-PLAIN_LRS = (2e-4, 2e-3, 2e-2, 0.1, 0.3, 1.0, 3.0)
+PLAIN_LRS = (2e-4, 2e-2, 0.1, 0.3, 1.0)
+TIMED = 5  # steps
 CHARS = 300  # passages are cut to a window around an answer for training
 ASIDE = 64  # training articles' passages that are set aside
 
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="tasks, JSON Lines (.gz)")
     parser.add_argument("--dev", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/meta_init"))
-    parser.add_argument("--minutes", type=float, default=8.0, help="of each training run")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of each training run")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--threads", type=int, default=1)
@@ -79,7 +82,7 @@ def main() -> None:
     for seed in (int(seed) for seed in options.seeds.split(",")):
         file = options.out / f"seed{seed}.json"
         if not file.is_file():
-            settings = replace(preset, seed=seed, minutes=options.minutes)
+            settings = replace(preset, seed=seed, minutes=0.0, evaluate_every=40)
             file.write_text(json.dumps(of_seed(base, adapted, dev, settings, options)))
         results.append(json.loads(file.read_text()))
         print(f"\nseed {seed}\n{table([results[-1]])}", flush=True)
@@ -100,24 +103,41 @@ def of_seed(
     tasks = cut_tasks(read_tasks(options.train), random.Random(seed))
     aside, learned = split_off(tasks, ASIDE)
     theta = base_weight(adapted.layout, seed=seed).theta
+    tuning = FinetuneSettings(
+        "ft", lora=settings.lora, lr=options.ft_lr, batch=64, at_once=64, clip=1.0,
+        evaluate_every=100, seed=seed,
+    )  # fmt: skip
+    questions = answer_sequences(learned, base.encoder)
+
+    def tune(steps: int, held_out: Sequence[Task], progress: Any) -> Tensor:
+        return finetune(
+            adapted, questions, replace(tuning, max_steps=steps), theta,
+            held_out=answer_sequences(held_out, base.encoder), on_progress=progress,
+        ).row  # fmt: skip
+
+    def meta(steps: int, held_out: Sequence[Task], progress: Any, file: Path | None) -> Any:
+        return train_meta_init(
+            adapted, base.encoder, learned, held_out, replace(settings, max_steps=steps),
+            on_progress=progress, checkpoint=file,
+        )  # fmt: skip
+
     with base.fitting_precision():
+        counts = options.out / "steps.json"
+        if not counts.is_file():
+            watches = Stopwatch(), Stopwatch()
+            tune(TIMED, (), watches[0])
+            meta(TIMED, (), watches[1], None)
+            steps = [round(60 * options.minutes / watch.seconds) for watch in watches]
+            counts.write_text(json.dumps(dict(zip(("ft", "meta"), steps, strict=True))))
+        steps_of = json.loads(counts.read_text())
+        print("steps", steps_of, flush=True)
         ft_file = options.out / f"ft{seed}.safetensors"
         if not ft_file.is_file():
-            tuned = FinetuneSettings(
-                "ft", lora=settings.lora, lr=options.ft_lr, batch=64, at_once=64, clip=1.0,
-                minutes=settings.minutes, evaluate_every=200, seed=seed,
-            )  # fmt: skip
-            fitted = finetune(
-                adapted, answer_sequences(learned, base.encoder), tuned, theta,
-                held_out=answer_sequences(aside, base.encoder), on_progress=Log(f"ft {seed}"),
-            )  # fmt: skip
-            save_file({"row": fitted.row}, ft_file)
+            row = tune(steps_of["ft"], aside, Log(f"ft {seed}"))
+            save_file({"row": row}, ft_file)
         ft = load_file(ft_file)["row"]
-        made = train_meta_init(
-            adapted, base.encoder, learned, aside, settings,
-            on_progress=Log(f"meta {seed}"),
-            checkpoint=options.out / f"meta{seed}.safetensors",
-        )  # fmt: skip
+        checkpoint = options.out / f"meta{seed}.safetensors"
+        made = meta(steps_of["meta"], aside, Log(f"meta {seed}"), checkpoint)
     inner = InnerStep(passages=1, max_context=settings.inner.max_context)
     lrs = {lr: plain_nll(base, adapted, aside, ft, lr, inner) for lr in PLAIN_LRS}
     best = min(lrs, key=lambda lr: lrs[lr])
@@ -128,7 +148,8 @@ def of_seed(
     )  # fmt: skip
     return {
         "seed": seed,
-        "minutes": settings.minutes,
+        "minutes": options.minutes,
+        "steps": steps_of,
         "questions": len(dev),
         "base": base.fingerprint,
         "ftsimada_lr": best,
@@ -151,18 +172,8 @@ def plain_nll(
 
 def answering(base: BaseModel, adapted: AdaptedModel) -> Answering:
     """Greedy blind answers of the base model under rows."""
-    stops = StopRules(*base.encoder.stops(), base.encoder.decode)
-    room = base.encoder.prompts.max_new_tokens
-
-    def answer(rows: Tensor | None, prompts: Sequence[Sequence[int]]) -> list[str]:
-        said: list[list[int]] = [[] for _ in prompts]
-        with adapted.using_rows(rows) as model:
-            for step in decode(model, prompts, Generation(), stops, room):
-                for ids, token in zip(said, step, strict=True):
-                    ids += [] if token is None else [token]
-        return [stops.text(ids) for ids in said]
-
-    return Answering(answer, {"f1": squad_f1, "em": squad_em})
+    said = partial(greedy_answers, adapted, base.encoder)
+    return Answering(said, {"f1": squad_f1, "em": squad_em})
 
 
 def one_a_passage(tasks: Sequence[Task], count: int) -> list[Task]:
@@ -251,6 +262,22 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         }
         for name, some in sets.items()
     }
+
+
+class Stopwatch:
+    """Processor seconds of a step, the first and the last (which is followed by more) left out."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def __call__(self, _: Progress) -> None:
+        """Called after every step."""
+        self.at.append(time.process_time())
+
+    @property
+    def seconds(self) -> float:
+        """The mean."""
+        return (self.at[-2] - self.at[0]) / (len(self.at) - 2)
 
 
 class Log:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from adapterdb.cli.ask import ask, search
+from adapterdb.cli.augment import augment
 from adapterdb.cli.cleaning import forget, gc
 from adapterdb.cli.documents import delete, list_, show
 from adapterdb.cli.exchange import export, import_
@@ -117,8 +118,8 @@ def adb() -> None:
 
 adb.params = [*SHARED, *adb.params]
 for command in (
-    init, recipes, train, ingest, cluster, ask, search, list_, show, history, rollback, delete,
-    forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
+    init, recipes, train, augment, ingest, cluster, ask, search, list_, show, history, rollback,
+    delete, forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
 ):  # fmt: skip
     command.epilog = "Options that every command takes are in 'adb --help'."
     adb.add_command(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -90,7 +90,7 @@ def parse_clusters(
 def cluster(
     settings: Settings,
     clusters: str,
-    by: str,
+    by: Literal["deltas", "text"],
     representative: str | None,
     recipe: str | None,
     where: str | None,
@@ -109,11 +109,5 @@ def cluster(
     """
     options = parse_clusters(clusters, representative, "all")
     with settings.open() as db:
-        done = db.cluster(
-            options,
-            by=by,
-            namespace=namespace,
-            where=where,
-            recipe=recipe,  # type: ignore[arg-type]
-        )
+        done = db.cluster(options, by=by, namespace=namespace, where=where, recipe=recipe)
     print_json(done) if settings.json else print_report(done)

@@ -75,7 +75,7 @@ def train() -> None:
 @click.option("--go-on", is_flag=True, help="Begin from the home's present start, not afresh.")
 @CHECKPOINT
 @shared
-def meta_init(settings: Settings, questions: str, **given: Any) -> None:
+def meta_init(settings: Settings, /, questions: str, **given: Any) -> None:
     """Learn the start and the step sizes of gradient deltas (Meta-PG, ReGrad).
 
     Afterwards 'adb ingest' makes documents anew from the new start; deltas that are stored go on
@@ -96,7 +96,7 @@ def meta_init(settings: Settings, questions: str, **given: Any) -> None:
 @click.option("--name", default="", help="Store it as a document, too, for --adapter NAME.")
 @NAMESPACE
 @shared
-def ft(settings: Settings, questions: str, **given: Any) -> None:
+def ft(settings: Settings, /, questions: str, **given: Any) -> None:
     """Tune one LoRA to the form of a task: the start of recipes prag-warm and ftsimada.
 
     Example:
@@ -114,7 +114,7 @@ def ft(settings: Settings, questions: str, **given: Any) -> None:
 @NAMESPACE
 @running
 @shared
-def dapt(settings: Settings, sources: tuple[str, ...], name: str, **given: Any) -> None:
+def dapt(settings: Settings, /, sources: tuple[str, ...], name: str, **given: Any) -> None:
     """Continue pre-training: one delta of all texts, the baseline of one delta for each.
 
     Example:
@@ -131,7 +131,9 @@ def dapt(settings: Settings, sources: tuple[str, ...], name: str, **given: Any) 
 @NAMESPACE
 @running
 @shared
-def knowledge_update(settings: Settings, sources: tuple[str, ...], name: str, **given: Any) -> None:
+def knowledge_update(
+    settings: Settings, /, sources: tuple[str, ...], name: str, **given: Any
+) -> None:
     """Tune one delta to the questions of all facts (KnowledgeUpdate).
 
     PATH is what 'adb augment --write facts' wrote. Recipe 'knowledge' of 'adb ingest' makes a
@@ -153,7 +155,7 @@ def knowledge_update(settings: Settings, sources: tuple[str, ...], name: str, **
 @running
 @CHECKPOINT
 @shared
-def camels(settings: Settings, questions: str, **given: Any) -> None:
+def camels(settings: Settings, /, questions: str, **given: Any) -> None:
     """Learn how much each token of a passage should count (CaMeLS).
 
     Example:
@@ -185,7 +187,7 @@ def tfidf(settings: Settings, sources: tuple[str, ...]) -> None:
 @HELD_OUT
 @running
 @shared
-def base(settings: Settings, questions: str, folder: str, **given: Any) -> None:
+def base(settings: Settings, /, questions: str, folder: str, **given: Any) -> None:
     """Tune all weights of the base model to questions, and write a model of its own.
 
     Example:

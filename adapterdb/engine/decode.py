@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapterdb.adapted_model import AdaptedModel
+from adapterdb.prompts import PromptEncoder
 from adapterdb.records import Generation
 
 
@@ -90,6 +92,27 @@ def decode(
         ids = torch.tensor([[token or 0] for token in step], device=device)
         mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
         positions = positions[:, -1:] + 1
+
+
+def greedy_answers(
+    adapted: AdaptedModel,
+    encoder: PromptEncoder,
+    rows: Tensor | None,
+    prompts: Sequence[Sequence[int]],
+) -> list[str]:
+    """The greedy answers to ``prompts`` under factor rows ``(n, P)``, or the base model's.
+
+    For programs that hold rows of their own; questions to a home go through ``answer``.
+    """
+    ids, texts = encoder.stops()
+    stops = StopRules(ids, texts, encoder.decode)
+    said: list[list[int]] = [[] for _ in prompts]
+    with adapted.using_rows(rows) as model:
+        for step in decode(model, prompts, Generation(), stops, encoder.prompts.max_new_tokens):
+            for mine, token in zip(said, step, strict=True):
+                if token is not None:
+                    mine.append(token)
+    return [stops.text(mine) for mine in said]
 
 
 class _Sampler:

@@ -101,7 +101,9 @@ def delta_directions(rows: NDArray[np.float32], seed: int = 0) -> NDArray[np.flo
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = vectors / np.maximum(norms, 1e-12)
+    return unit
 
 
 def _k_means(

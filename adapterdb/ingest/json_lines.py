@@ -69,7 +69,7 @@ class RowReader:
                 if "text" not in row and isinstance(row.get("passages"), list):
                     yield from self._passages(row, row_name, at)
                 else:
-                    yield _document(row, row_name, at)
+                    yield document_of(row, row_name, at)
             except Rejected as error:
                 message = f"{source} line {number}: {error.message}"
                 yield rejection(row_name, Rejected(message, code=error.code))
@@ -79,7 +79,7 @@ class RowReader:
         for i, passage in enumerate(row["passages"]):
             if not isinstance(passage, dict) or "id" not in passage:
                 raise Rejected(f"passage {i} is not an object with an 'id'", code="bad_row")
-            document = _document(passage, name, source)
+            document = document_of(passage, name, source)
             digest = blake2b(document.text.encode("utf-8", "replace"), digest_size=16).digest()
             before = self.passages.get(document.name)
             if before == digest:
@@ -140,7 +140,7 @@ def _float(digits: str) -> float:
     return value
 
 
-def _document(row: dict[str, Any], name: str, source: str) -> Document:
+def document_of(row: dict[str, Any], name: str, source: str) -> Document:
     """The document in ``row``, called by its id, or ``name`` where it has none."""
     given = row.get("id")
     if isinstance(given, bool) or not isinstance(given, str | int | None):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -255,7 +255,7 @@ class Pipeline:
     ) -> str:
         """sha256 of all that a document's deltas and fields depend on."""
         shop = self.shop
-        facts = [
+        facts: list[Any] = [
             text_sha256,
             document.title,
             sorted(document.metadata.items()),

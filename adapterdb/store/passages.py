@@ -134,10 +134,10 @@ def index_rows(found: Sequence[Any], dimension: int) -> IndexRows:
     """Rows of ``index_query`` as arrays, without those that fail their checksums."""
     kept = [row for row in found if _intact(row) and _vector_is_intact(row, dimension)]
     vectors = np.frombuffer(b"".join(row.vector for row in kept), "<f4").reshape(-1, dimension)
-    return IndexRows([row.id for row in kept], vectors, [_words(row) for row in kept])
+    return IndexRows([row.id for row in kept], vectors, [indexed_text(row) for row in kept])
 
 
-def _words(row: Any) -> str:
+def indexed_text(row: Any) -> str:
     """The text that a row of ``index_query`` is found by."""
     try:
         fields = json.loads(row.fields)

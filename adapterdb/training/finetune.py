@@ -25,7 +25,7 @@ from adapterdb.prompts import PromptEncoder
 from adapterdb.records import check_int, check_number
 from adapterdb.training import bank
 from adapterdb.training.objective import TokenSequence
-from adapterdb.training.schedule import Budget, Progress, Schedule, check_finite
+from adapterdb.training.schedule import Budget, Progress, Schedule, check_finite, spread
 from adapterdb.training.tasks import Task
 
 Mask = Literal["all", "answer"]
@@ -47,6 +47,7 @@ class FinetuneSettings:
         batch: sequences in a step. at_once: in one forward.
         epochs: over all sequences; max_steps, minutes: instead of it where not 0.
         evaluate_every: steps between evaluations on the set-aside sequences; 0 means each epoch.
+        evaluate_on: how many of them are looked at, evenly spaced.
         patience: evaluations without a better one after which the run ends; 0 for never.
         max_tokens: sequences are cut to this many tokens; 0 means to what the base model takes.
         seed: of the order, and of the fresh row.
@@ -68,6 +69,7 @@ class FinetuneSettings:
     max_steps: int = 0
     minutes: float = 0.0
     evaluate_every: int = 0
+    evaluate_on: int = 1000
     patience: int = 0
     max_tokens: int = 0
     seed: int = 0
@@ -76,7 +78,7 @@ class FinetuneSettings:
         where = f"finetune {self.name!r}: "
         for key in ("lr", "weight_decay", "clip", "minutes"):
             check_number(where + key, getattr(self, key), 0.0, 1e6)
-        for key in ("batch", "at_once", "epochs"):
+        for key in ("batch", "at_once", "epochs", "evaluate_on"):
             check_int(where + key, getattr(self, key), 1, 10**6)
         for key in ("max_steps", "evaluate_every", "patience", "max_tokens", "seed"):
             check_int(where + key, getattr(self, key), 0, 2**40)
@@ -272,6 +274,7 @@ def prepared(
             hint="set sequences aside before training",
         )
     learned, aside = (_cut(x, settings.max_tokens) for x in (sequences, held_out))
+    aside = spread(aside, settings.evaluate_on)
     if not learned:
         raise InvalidInput("there is no sequence to learn from")
     return learned, aside

@@ -70,7 +70,7 @@ class SplitModel:
         finally:
             self._parent._modules[self._name] = self._body
         logits: Tensor = whole.logits
-        return logits[0]
+        return logits.squeeze(0)
 
 
 @contextmanager

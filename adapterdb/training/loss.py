@@ -80,7 +80,7 @@ def cross_entropies(
             if shares is None:
                 continue
             share = shares[part, None].to(wide)
-            slope = torch.mul(powers, share / total, out=torch.empty_like(logits))
+            slope = powers.mul_(share / total).to(logits.dtype)
             right = ((said - most).exp() / total - 1) * share
             slope.scatter_(1, label, right.to(slope.dtype))
         (upstream[part],) = torch.autograd.grad(logits, leaf, slope)

@@ -33,7 +33,7 @@ from adapterdb.training.meta_objective import (
     outer_loss,
     units_of,
 )
-from adapterdb.training.schedule import Budget, Progress, check_finite
+from adapterdb.training.schedule import Budget, Progress, check_finite, spread
 from adapterdb.training.start import Start, base_weight
 from adapterdb.training.tasks import Task
 
@@ -121,7 +121,8 @@ class _Run:
         answering: Answering | None,
     ) -> None:
         self.adapted, self.encoder, self.settings = adapted, encoder, settings
-        self.held_out, self.answering = held_out, answering
+        self.held_out = spread(held_out, settings.evaluate_on)
+        self.answering = answering
         device = next(adapted.model.parameters()).device
         begin = start or fresh_start(adapted.layout, settings)
         self.theta = nn.Parameter(begin.theta.to(device, copy=True))

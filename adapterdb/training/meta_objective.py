@@ -62,6 +62,7 @@ class MetaInitSettings:
         tasks: in one optimizer step. tasks_at_once: in one forward.
         epochs: over all tasks; max_steps, minutes: instead of it where not 0.
         evaluate_every: steps between evaluations on the set-aside tasks; 0 means at the end only.
+        evaluate_on: how many of them are looked at, evenly spaced (Meta-PG: 1000).
         keep_best_by: ``nll`` of the set-aside answers, or the score ``f1`` of generated ones.
         b_std: standard deviation of B at a fresh start. With 0, peft's, the gradient of A is
             exactly zero until B has moved.
@@ -92,6 +93,7 @@ class MetaInitSettings:
     max_steps: int = 0
     minutes: float = 0.0
     evaluate_every: int = 1000
+    evaluate_on: int = 1000
     keep_best_by: Literal["nll", "f1"] = "nll"
     b_std: float = 0.0
     seed: int = 0
@@ -102,7 +104,7 @@ class MetaInitSettings:
             check_number(where + key, getattr(self, key), 0.0, 1e6)
         check_number(where + "clip", self.clip, 1e-9, 1e9)
         check_number(where + "init_alpha", self.init_alpha, -1e3, 1e3)
-        for key in ("questions", "tasks", "tasks_at_once", "epochs"):
+        for key in ("questions", "tasks", "tasks_at_once", "epochs", "evaluate_on"):
             check_int(where + key, getattr(self, key), 1, 10**6)
         for key in ("max_steps", "evaluate_every", "seed"):
             check_int(where + key, getattr(self, key), 0, 2**40)

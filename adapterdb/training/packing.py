@@ -6,8 +6,8 @@ tokens. A batch has one of two forms, whichever is less work:
     tree   one row a passage: its tree's nodes, each at its own depth, seeing its ancestors only
     flat   M rows a passage: each sequence by itself, as a serial loop has it
 
-Both say the same in exact arithmetic. Knows no model: whether one can read a tree is ``layers``'
-business. Shapes: N passages, B rows, T columns, n labelled places.
+Both say the same in exact arithmetic. Knows no model: whether one can read a tree is for
+``shortcuts`` to say. Shapes: N passages, B rows, T columns, n labelled places.
 """
 
 from __future__ import annotations
@@ -140,7 +140,6 @@ def pack(
     shape = (len(trees) * rows, width)
     ids, positions, nodes = (np.zeros(shape, dtype=np.int64) for _ in range(3))
     tokens = np.zeros(shape, dtype=bool)
-    tokens[:, 0] = True  # attention over nothing is undefined
     sees = np.zeros((*shape, width), dtype=bool) if as_tree else None
     if sees is not None:
         sees[:, range(width), range(width)] = True
@@ -163,12 +162,15 @@ def pack(
         found.append(_targets(tree, which, (whole or chosen)[n], column, n, normalize))
     places, labels, owners, shares, plain = (np.concatenate(part) for part in zip(*found))  # noqa: B905
 
+    attended = tokens.astype(np.int64)
+    attended[:, 0] = 1  # attention over nothing is undefined
+
     def tensor(array: Array) -> Tensor:
         return torch.from_numpy(array).to(device)
 
     return Packed(
         tensor(ids), tensor(positions),
-        tensor(tokens.astype(np.int64)) if sees is None else tensor(sees)[:, None],
+        tensor(attended) if sees is None else tensor(sees)[:, None],
         tensor(nodes), tensor(tokens), tensor(places), tensor(labels), tensor(owners),
         tensor(shares), tensor(plain), len(trees),
     )  # fmt: skip

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from adapterdb.errors import InvalidInput
 from adapterdb.records import check_number
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,12 @@ class Progress:
     loss: float
     lr: float
     held_out: dict[str, float] | None = None
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of ``items``, evenly spaced and in order: what evaluations look at."""
+    n = min(count, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def check_finite(loss: float, step: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.runtime import Registered, Runtime
+from adapterdb.errors import NotFound
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from adapterdb.peft_format import write_peft
 from adapterdb.records import Mixture
@@ -36,7 +37,11 @@ def registered(gradient: str = "") -> dict[str, Registered]:
 
 
 def runtime(
-    base: BaseModel, rows: Mapping[str, Tensor], layout: DeltaLayout, start: Start | None = None
+    base: BaseModel,
+    rows: Mapping[str, Tensor],
+    layout: DeltaLayout,
+    start: Start | None = None,
+    starts: Callable[[str], Start] | None = None,
 ) -> Runtime:
     """A runtime that loads from a dict."""
     start = start or Start(torch.zeros(layout.size), torch.zeros(layout.size))
@@ -47,7 +52,15 @@ def runtime(
         slots=4,
         dtype=torch.float32,
         load=lambda row, slot: slot.copy_(rows[row.file]),  # type: ignore[arg-type,return-value]
+        starts=starts,
     )
+
+
+def random_start(layout: DeltaLayout, seed: int) -> Start:
+    """A start with numbers of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.randn(layout.size, generator=generator) * 0.1
+    return Start(theta, torch.rand(layout.size, generator=generator))
 
 
 def setup(
@@ -116,3 +129,45 @@ def test_base_weights_are_untouched(tiny_folder: Callable[[str], Path]) -> None:
         with it.acting(MIXTURES, registered()) as model:
             model(IDS.expand(len(MIXTURES), -1))
     assert all(torch.equal(before[n], t) for n, t in base.model.state_dict().items())
+
+
+def test_gradients_of_several_starts_each_step_from_their_own(
+    tiny_folder: Callable[[str], Path],
+) -> None:
+    """Each start gives one row of all its gradients, acting with its share of the weights."""
+    base, layout, rows = setup(tiny_folder, "llama")
+    own, other = random_start(layout, 4), random_start(layout, 5)
+    kinds = registered(gradient="abc")
+    kinds["a"] = kinds["a"]._replace(start=own.fingerprint)
+    kinds["c"] = kinds["c"]._replace(start=other.fingerprint)
+    it = runtime(base, rows, layout, own, {other.fingerprint: other}.__getitem__)
+    mixture = Mixture((("a", 0.4), ("b", 0.2), ("c", 0.2), ("d", 0.5)))
+    with it.acting([mixture, Mixture((("c", 1.0),))], kinds) as model:
+        ours = model(IDS.expand(2, -1)).logits
+    stepped = own.step((0.4 * rows["a"] + 0.2 * rows["b"]) / 0.75)
+    apart = other.step(0.2 * rows["c"] / 0.25)
+    bank = {"own": stepped, "other": apart, "d": rows["d"]}
+    lora = {n: Registered("lora", RowRef(n, 0, 0, "float32", "", 1.0)) for n in bank}
+    want = Mixture((("own", 0.75), ("other", 0.25), ("d", 0.5)))
+    with runtime(base, bank, layout).acting([want], lora) as model:
+        torch.testing.assert_close(ours[:1], model(IDS).logits, atol=2e-5, rtol=1e-5)
+    with it.adapted.using_rows(other.step(rows["c"])[None]):
+        torch.testing.assert_close(ours[1:], base.model(IDS).logits, atol=2e-5, rtol=1e-5)
+
+
+def test_weights_of_nothing_take_no_step(tiny_folder: Callable[[str], Path]) -> None:
+    """Where every weight is 0 the starts act alone, in equal shares; unknown ones are errors."""
+    base, layout, rows = setup(tiny_folder, "llama")
+    own, other = random_start(layout, 4), random_start(layout, 5)
+    kinds = registered(gradient="abc")
+    kinds["c"] = kinds["c"]._replace(start=other.fingerprint)
+    it = runtime(base, rows, layout, own, {other.fingerprint: other}.__getitem__)
+    with it.acting([Mixture((("a", 0.0), ("c", 0.0)))], kinds) as model:
+        ours = model(IDS).logits
+    lora = {n: Registered("lora", RowRef(n, 0, 0, "float32", "", 1.0)) for n in "xy"}
+    bank = {"x": own.theta, "y": other.theta}
+    with runtime(base, bank, layout).acting([Mixture((("x", 0.5), ("y", 0.5)))], lora) as model:
+        torch.testing.assert_close(ours, model(IDS).logits, atol=2e-5, rtol=1e-5)
+    alone = runtime(base, rows, layout, own)
+    with pytest.raises(NotFound), alone.acting([Mixture((("c", 1.0),))], kinds):
+        pass

@@ -150,7 +150,9 @@ def _deleted_parent(folder: Path) -> None:
 
 def _index_row(store: Store, text: str = "a kettle of copper") -> IndexRows:
     document = store.document("default", "bad")
-    return IndexRows([store.passages(document.id)[0].passage_id], making.vector(text)[None], [text])
+    words = f"{document.title}\n{text}"
+    passage = store.passages(document.id)[0].passage_id
+    return IndexRows([passage], making.vector(text)[None], [words])
 
 
 def _extra(store: Store) -> None:

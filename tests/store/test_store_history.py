@@ -9,7 +9,7 @@ import pytest
 import store_making as making
 from sqlalchemy import inspect
 
-from adapterdb.errors import Corrupt, InvalidInput, NotFound
+from adapterdb.errors import Corrupt, InvalidInput, Mismatch, NotFound
 from adapterdb.records import Change
 from adapterdb.store import Store, check
 from adapterdb.store.migrations import FORMAT
@@ -197,6 +197,33 @@ def test_a_home_of_the_first_format_is_brought_up_to_date(tmp_path: Path) -> Non
     with making.make(tmp_path / "new") as fresh, Store.open(home) as migrated:
         assert _columns(migrated) == _columns(fresh)
         assert migrated.catalog.info()["format"] == str(FORMAT)
+
+
+@pytest.mark.sqlite
+def test_a_home_of_the_second_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Format 2 opens with all it held; its index, made of other texts, is built anew from SQL."""
+    home = tmp_path / "old"
+    shutil.copytree(HOMES / "format_2", home)
+    with pytest.raises(Mismatch, match="older format 2"):
+        Store.open(home, read_only=True)
+    with Store.open(home) as store:
+        assert [(d.namespace, d.name, d.version) for d in store.documents()] == [
+            ("default", "mill", 3),
+            ("default", "tower", 1),
+            ("default", "view", 1),
+            ("other", "tower", 1),
+        ]
+        delta = store.deltas(store.document("default", "mill").id)[0]
+        assert (delta.own, delta.loss_shifted, delta.flag, delta.damaged) == (True, None, "", False)
+        assert (delta.loss_before, delta.loss_after) == (2.0, 1.5)
+        words = [hit.passage.document for hit in store.search_text("default", "grain water", 5)]
+        assert words == ["mill"]
+        assert {h.passage.document for h in store.search_text("other", "tower", 5)} == {"tower"}
+        assert [f for f in check(store, deep=True) if f.severity != "note"] == []
+        assert store.delete("default", ["tower"]) == 1
+        assert [d.name for d in store.documents("default")] == ["mill"]
+    with making.make(tmp_path / "new") as fresh, Store.open(home) as migrated:
+        assert _columns(migrated) == _columns(fresh)
 
 
 def _columns(store: Store) -> dict[str, set[tuple[str, bool]]]:

@@ -19,7 +19,7 @@ from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.errors import InvalidInput
 from adapterdb.training.alpha import StepSizes
-from adapterdb.training.inner_step import InnerStep
+from adapterdb.training.inner_step import InnerStep, adapted_rows
 from adapterdb.training.meta_objective import (
     Lesson,
     MetaInitSettings,
@@ -178,6 +178,27 @@ def test_kl_is_zero_where_the_blind_model_says_what_the_prompted_one_says(
     assert abs(float(loss.detach())) < 1e-9
     with pytest.raises(InvalidInput, match="nothing to learn"):
         replace(settings, visible=True)
+
+
+def test_kl_is_of_the_prompted_predictions_from_the_adapted_ones(
+    double: tuple[BaseModel, AdaptedModel, Start],
+) -> None:
+    """KL(prompted base || blind under theta'), the mean over answer tokens, written out."""
+    base, adapted, start = double
+    settings = replace(SETTINGS, outer="kl_to_prompted")
+    some = lessons(TASKS[:1], settings, base)
+    theta = start.theta.clone().requires_grad_()
+    loss = outer_loss(adapted, theta, start.alpha, some, settings)
+    contexts = [some[0].documents]
+    row = adapted_rows(adapted, contexts, start, settings.inner)
+    chances = []
+    for given, sequence in ((None, some[0].prompted[0]), (row, some[0].asked[0])):
+        with adapted.using_rows(given) as model:
+            logits = model(input_ids=torch.tensor([sequence.ids])).logits[0]
+        chances.append(logits[sequence.loss_from - 1 : -1].softmax(-1))
+    prompted, blind = chances
+    want = (prompted * (prompted / blind).log()).sum(-1).mean()
+    torch.testing.assert_close(loss.detach(), want, rtol=1e-6, atol=0)
 
 
 def test_lessons(double: tuple[BaseModel, AdaptedModel, Start]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from adapterdb.errors import InvalidInput
-from adapterdb.training.schedule import Budget, Schedule, check_finite
+from adapterdb.training.schedule import Budget, Schedule, check_finite, spread
 
 
 def test_warm_up_then_linear() -> None:
@@ -40,3 +40,10 @@ def test_divergence_has_a_code() -> None:
     with pytest.raises(InvalidInput, match="step 7") as caught:
         check_finite(float("nan"), 7)
     assert caught.value.code == "diverged"
+
+
+def test_spread_takes_from_everywhere() -> None:
+    """As many as wanted, evenly spaced; all where there are fewer."""
+    assert spread(range(10), 3) == [0, 3, 6]
+    assert spread("abc", 9) == ["a", "b", "c"]
+    assert spread((), 9) == []

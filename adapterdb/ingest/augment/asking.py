@@ -20,10 +20,10 @@ from adapterdb.ingest.augment.generator import Sampling, Skill, TextGenerator
 from adapterdb.ingest.augment.local import LocalGenerator, generate_rows
 from adapterdb.ingest.augment.parse import Pair, clean, same_words, words
 from adapterdb.ingest.augment.plan import AugmentPlan
-from adapterdb.ingest.augment.sentences import sentences, stands_alone
 from adapterdb.ingest.augment.spans import answer_spans
 from adapterdb.ingest.augment.written import Account, PassageWriting, Piece
 from adapterdb.records import Fact
+from adapterdb.training.sentences import sentences, stands_alone
 
 FOUND_AGAIN = 0.5  # F1 between the answer asked for and the one the model gives
 MIN_WORDS = 4  # of a sentence that is a fact, and of a question

@@ -1,17 +1,16 @@
 """Any OpenAI-compatible endpoint as a text generator: ``POST BASE_URL/chat/completions``.
 
-Speaks HTTP with httpx2, which huggingface_hub brings along anyway: the ``openai`` package would
-add six dependencies for one request. The key is sent in a header and kept nowhere else: not in the
-name, the fingerprint, errors, or the journal. Redirects are not followed, so it goes to one host.
+Speaks HTTP with httpx2, which huggingface_hub brings along anyway; the ``openai`` package would add
+dependencies for the sake of one request. The key is sent in a header and kept nowhere else: not in
+the name, the fingerprint, errors, or the journal. Redirects are not followed: it goes to one host.
 """
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -86,30 +85,23 @@ class Endpoint:
                 ``endpoint_unreachable``, ``endpoint_busy`` or ``endpoint_garbled`` (after the
                 last retry).
         """
-        pool = ThreadPoolExecutor(self.threads)
-        try:
-            waiting = [pool.submit(self._ask, prompt, sampling) for prompt in prompts]
-            return [each.result() for each in waiting]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    @cached_property
-    def _client(self) -> Any:
-        try:
-            import httpx2
-        except ImportError as error:
-            raise ModelUnavailable(
-                "an endpoint needs the package httpx2",
-                code="needs_extra",
-                hint="pip install 'adapterdb[endpoint]'",
-            ) from error
+        library, stopped = _library(), threading.Event()
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        return httpx2.Client(
-            headers=headers, timeout=self.timeout_s, follow_redirects=False, trust_env=True
-        )
+        pool = ThreadPoolExecutor(self.threads)
+        with library.Client(
+            headers=headers, timeout=self.timeout_s, follow_redirects=False
+        ) as client:
+            try:
+                waiting = [
+                    pool.submit(self._ask, client, prompt, sampling, stopped) for prompt in prompts
+                ]
+                return [each.result() for each in waiting]
+            finally:
+                stopped.set()
+                pool.shutdown(cancel_futures=True)
 
-    def _ask(self, prompt: str, sampling: Sampling) -> str:
-        """The text for one prompt, after as many tries as are allowed."""
+    def _ask(self, client: Any, prompt: str, sampling: Sampling, stopped: threading.Event) -> str:
+        """The text for one prompt, after as many tries as are allowed before ``stopped``."""
         body: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -120,26 +112,25 @@ class Endpoint:
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         for attempt in range(self.retries + 1):
-            found = self._once(body)
+            found = self._once(client, body)
             if isinstance(found, str):
                 return found
-            if attempt == self.retries or found.final:
+            if attempt == self.retries or found.final or stopped.is_set():
                 raise ModelUnavailable(
                     self._without_key(f"{self.name}: {found.message}"),
                     code=found.code,
                     hint=_HINTS[found.code],
                 )
-            time.sleep(max(min(self.backoff_s * 2**attempt, 60.0), found.wait_s))
+            stopped.wait(max(min(self.backoff_s * 2**attempt, 60.0), found.wait_s))
         raise AssertionError("the last try returns or raises")
 
-    def _once(self, body: dict[str, Any]) -> str | _Failure:
-        import httpx2
-
+    def _once(self, client: Any, body: dict[str, Any]) -> str | _Failure:
+        library = _library()
         try:
-            reply = self._client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body)
-        except httpx2.TimeoutException:
+            reply = client.post(f"{self.base_url.rstrip('/')}/chat/completions", json=body)
+        except library.TimeoutException:
             return _Failure("endpoint_unreachable", f"no answer within {self.timeout_s} s")
-        except httpx2.HTTPError as error:  # also a reply that is no HTTP
+        except library.HTTPError as error:  # also a reply that is no HTTP
             return _Failure("endpoint_unreachable", f"{type(error).__name__}: {error}")
         if reply.status_code != 200:
             final = reply.status_code not in RETRIED
@@ -159,6 +150,18 @@ class Endpoint:
     def _without_key(self, message: str) -> str:
         """A server may say the key it refuses."""
         return message.replace(self.key, "***") if self.key else message
+
+
+def _library() -> Any:
+    try:
+        import httpx2
+    except ImportError as error:
+        raise ModelUnavailable(
+            "an endpoint needs the package httpx2",
+            code="needs_extra",
+            hint="pip install 'adapterdb[endpoint]'",
+        ) from error
+    return httpx2
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from adapterdb.ingest.augment.dictation import Dictation
 from adapterdb.ingest.augment.generator import Sampling
 from adapterdb.ingest.augment.parse import Pair, is_skip, numbered, pairs, same_words
 from adapterdb.ingest.augment.plan import AugmentPlan
-from adapterdb.ingest.augment.sentences import stands_alone
 from adapterdb.ingest.augment.written import Account, PassageWriting, Piece
 from adapterdb.records import Fact
+from adapterdb.training.sentences import stands_alone
 
 MAX_THEME_WORDS = 4
 DRAWN = 0.7  # temperature of what should differ from one another

@@ -34,10 +34,10 @@ def numbered(text: str) -> list[str]:
 def pairs(text: str) -> list[Pair]:
     """The questions and answers of "Q: ... A: ..." blocks, however they are spaced or numbered."""
     marks = list(_LABEL.finditer(text))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    ends = [*(mark.start() for mark in marks[1:]), len(text)]
     found: list[Pair] = []
     question = ""
-    for mark, end in zip(marks, ends, strict=True):
+    for mark, end in zip(marks, ends, strict=False):
         said = " ".join(text[mark.end() : end].split()).strip("* ")
         if mark[1][0] in "qQ":
             question = said

@@ -12,9 +12,9 @@ from adapterdb.ingest.augment.dictation import Dictation
 from adapterdb.ingest.augment.generator import Sampling
 from adapterdb.ingest.augment.parse import json_object
 from adapterdb.ingest.augment.plan import AugmentPlan
-from adapterdb.ingest.augment.sentences import sentences
 from adapterdb.ingest.augment.written import Account, Lack
 from adapterdb.records import Document, MetadataValue
+from adapterdb.training.sentences import sentences
 
 READ_CHARS = 6000  # of the document: what it is about stands at its beginning
 MAX_SENTENCES = 2

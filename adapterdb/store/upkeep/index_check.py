@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
 from adapterdb.store.index import IndexFailed
-from adapterdb.store.passages import CHUNK, IndexRows
+from adapterdb.store.passages import CHUNK, IndexRows, index_query, indexed_text
 from adapterdb.store.tables import PassageTable
 from adapterdb.store.upkeep.findings import Finding, named
 from adapterdb.store.versions import crc
@@ -96,19 +96,20 @@ def _differences(store: Store, namespace: str, deep: bool) -> dict[str, set[int]
 
 
 def _altered(store: Store, held: IndexRows) -> set[int]:
-    """Ids whose vector or text in the index is not the one that the catalog holds intact."""
-    want: dict[int, tuple[str, bytes]] = {}
-    for at in range(0, len(held.ids), CHUNK):
-        want |= _entries(store.passage_queries.some(held.ids[at : at + CHUNK]))
-    have = _entries(held)
-    return {i for i in have if i in want and want[i] != have[i]}
+    """Ids whose vector in the index fails the catalog's checksum, or whose text is another one."""
+    with store.sessions.reading() as session:
+        found = session.execute(index_query(None).where(PassageTable.id.in_(held.ids)))
+        want = {row.id: row for row in found}
+    vectors = held.vectors.astype("<f4")
+    have = zip(held.ids, held.texts, vectors, strict=True)
+    return {
+        i for i, text, vector in have if i in want and _differs(want[i], text, vector.tobytes())
+    }
 
 
-def _entries(rows: IndexRows) -> dict[int, tuple[str, bytes]]:
-    """Id to text and vector bytes."""
-    vectors = rows.vectors.astype("<f4")
-    found = zip(rows.ids, rows.texts, vectors, strict=True)
-    return {i: (text, vector.tobytes()) for i, text, vector in found}
+def _differs(row: Any, text: str, vector: bytes) -> bool:
+    sound = crc(row.text) == row.text_crc  # else nobody knows what its text should be
+    return crc(vector) != row.vector_crc or (sound and text != indexed_text(row))
 
 
 def _intact(store: Store, ids: Sequence[int]) -> Iterator[int]:

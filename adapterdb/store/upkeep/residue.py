@@ -21,7 +21,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from adapterdb.errors import StorageFailed
-from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable
+from adapterdb.store.tables import WITHDRAWN, DeltaTable, DocumentTable, PassageTable
 from adapterdb.store.upkeep import byte_search
 from adapterdb.store.weights import Weights
 
@@ -78,7 +78,8 @@ def drop_kept(session: Session, samples: Samples, weights: Weights) -> None:
     for vector in session.scalars(select(PassageTable.vector).execution_options(yield_per=5000)):
         samples.numbers -= set(_distinct(vector))
     # equal numbers in two rows mean equal rows, for all that is likely
-    query = select(DeltaTable).execution_options(yield_per=5000)
+    query = select(DeltaTable).where(DeltaTable.flag != WITHDRAWN)
+    query = query.execution_options(yield_per=5000)
     if samples.numbers:
         for delta in session.scalars(query):
             samples.numbers -= set(_distinct(_row_bytes(weights, delta)))
