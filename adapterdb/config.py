@@ -15,6 +15,7 @@ from adapterdb.layout import LoraSpec
 from adapterdb.records import check_int, check_number
 
 FILE_NAME = "adapterdb.toml"
+RECIPE_FILE = "recipe.toml"  # the home's own copy of its recipe: a person can read it
 DeltaDtype = Literal["bfloat16", "float16", "float32", "int8"]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapterdb.config import FILE_NAME, Config, read_config, write_config
+from adapterdb.config import FILE_NAME, RECIPE_FILE, Config, read_config, write_config
 from adapterdb.errors import Exists, Mismatch, NotFound
 from adapterdb.records import check_int
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START = "start"  # the name under which a store keeps theta and alpha
-RECIPE_FILE = "recipe.toml"  # the home's own copy: a person can read it
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from adapterdb.records import Delta, Document
 from adapterdb.store.shared import SharedPart
 from adapterdb.training.base_tuning import tune_base
 from adapterdb.training.camels import CamelsSettings, train_weighter
-from adapterdb.training.controls import Answering
 from adapterdb.training.finetune import (
     Finetuned,
     FinetuneSettings,
@@ -36,8 +35,9 @@ from adapterdb.training.finetune import (
     passage_sequences,
     sequences_to_learn,
 )
-from adapterdb.training.meta_init import train_meta_init
-from adapterdb.training.meta_objective import MetaInitSettings
+from adapterdb.training.meta.controls import Answering
+from adapterdb.training.meta.objective import MetaInitSettings
+from adapterdb.training.meta.run import train_meta_init
 from adapterdb.training.objective import TokenSequence
 from adapterdb.training.presets import load_preset
 from adapterdb.training.start import Start, base_weight

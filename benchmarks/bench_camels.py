@@ -3,13 +3,15 @@
     python benchmarks/bench_camels.py --train train.jsonl.gz --dev dev.jsonl.gz --out camels.json
 
 Base: the packaged mini, frozen. What is moved: LoRA rows from its shipped meta-init (theta*, with
-the step sizes alpha that were meta-trained for uniform weights), one SGD step on each passage alone:
-theta* - gamma * alpha * gradient of the weighted loss, as a gradient delta is stored. For each seed
-the weighter is meta-trained on --train (preset camels-mini); gamma of every method is swept on
-passages of --train that are set aside for it. Reported on --dev: loss of the answers to the
-passages' own questions after the step, blind (nats per answer token; the mean of up to --questions a
-passage), SQuAD F1 of greedy answers to the first question, and KL from before the step on other
-passages. 95 % bootstrap intervals over passages; a negative difference means that camels is better.
+the step sizes alpha that were meta-trained for uniform weights), one SGD step on each passage
+alone: theta* - gamma * alpha * gradient of the weighted loss, as a gradient delta is stored. For
+each seed the weighter is meta-trained on --train (preset camels-mini); gamma of every method is
+swept on passages of --train that are set aside for it (weights of the baselines have mean 1 in
+each passage, those of camels are as they were trained, times the preset's inner_lr). Reported on
+--dev: loss of the answers to the passages' own questions after the step, blind (nats per answer
+token; the mean of up to --questions a passage), SQuAD F1 of greedy answers to the first question,
+and on every third passage the KL from before the step on a passage of other subject. 95 % bootstrap
+intervals over passages; a negative difference in loss means that camels is better.
 Prints a table and writes JSON.
 """
 
@@ -46,7 +48,7 @@ from adapterdb.training.tfidf import fit_tfidf
 from adapterdb.training.weighter import weighter_of
 from adapterdb.training.weighting import Camels, Salient, TfidfWeigher, Uniform, Weigher
 
-GAMMAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+GAMMAS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5)
 MEASURES = ("nll", "f1", "kl")
 
 
@@ -63,11 +65,14 @@ class Bench:
         self.base, self.rows, self.questions = base, rows, questions
         self.settings = CamelsSettings(normalisation="valid_tokens")
 
-    def stepped(self, passage: TrainingPassage, weights: Sequence[float], gamma: float) -> State:
-        """The row after one step on the passage, its weights scaled to mean 1."""
+    def stepped(
+        self, passage: TrainingPassage, weights: Sequence[float], gamma: float, scale: float
+    ) -> State:
+        """The row after one step; weights times ``scale``, or scaled to mean 1 where it is 0."""
         lesson = lesson_of(passage, self.base.encoder)
         own = torch.tensor([list(weights)])
-        scaled = own * (own.shape[1] - 1) / own[0, 1:].sum().clamp(min=1e-8)
+        mean = own[0, 1:].mean().clamp(min=1e-8)
+        scaled = own * scale if scale else own / mean
         settings = replace(self.settings, inner_lr=gamma)
         start = leaves(self.rows.begin())
         state = update(self.rows, start, [lesson.document], scaled, settings, create_graph=False)
@@ -94,12 +99,15 @@ class Bench:
         return float(locality_kl(self.rows, self.rows.begin(), state, [text]))
 
 
-def sweep(bench: Bench, weigher: Weigher, aside: Sequence[TrainingPassage]) -> dict[float, float]:
+def sweep(
+    bench: Bench, weigher: Weigher, aside: Sequence[TrainingPassage], scale: float
+) -> dict[float, float]:
     """Mean answer loss on the set-aside passages for each gamma."""
     weighed = weigher(aside)
     return {
         gamma: sum(
-            bench.nll(p, bench.stepped(p, w, gamma)) for p, w in zip(aside, weighed, strict=True)
+            bench.nll(p, bench.stepped(p, w, gamma, scale))
+            for p, w in zip(aside, weighed, strict=True)
         )
         / len(aside)
         for gamma in GAMMAS
@@ -113,11 +121,12 @@ def measured(
     passages: Sequence[TrainingPassage],
     accepted: Sequence[Sequence[str]],
     locality: Sequence[TokenSequence],
+    scale: float,
 ) -> dict[str, list[float]]:
     """Every measure of every passage."""
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
     for i, (passage, weights) in enumerate(zip(passages, weigher(passages), strict=True)):
-        state = bench.stepped(passage, weights, gamma)
+        state = bench.stepped(passage, weights, gamma, scale)
         found["nll"].append(bench.nll(passage, state))
         found["f1"].append(100 * squad_f1(bench.answer(passage, state), accepted[i]))
         if i % 3 == 0:
@@ -154,7 +163,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="of meta-training, per seed")
     parser.add_argument("--recipe", default="camels-mini")
     parser.add_argument("--n", type=int, default=300, help="passages of --dev")
-    parser.add_argument("--aside", type=int, default=100, help="passages of --train for the sweep")
+    parser.add_argument("--aside", type=int, default=48, help="passages of --train for the sweep")
     parser.add_argument("--valid", type=int, default=48, help="passages that choose the weighter")
     parser.add_argument("--questions", type=int, default=3, help="of a passage, for the loss")
     parser.add_argument("--threads", type=int, default=1)
@@ -177,11 +186,11 @@ def main() -> None:
     accepted = [answers[(p.title, p.text), p.qa[0][0]] for p in dev]
     others = [TokenSequence(tuple(base.encoder.document("", t)[:64])) for t in texts]
 
-    def method(name: str, weigher: Weigher) -> dict[str, Any]:
+    def method(name: str, weigher: Weigher, scale: float = 0.0) -> dict[str, Any]:
         began = time.monotonic()
-        swept = sweep(bench, weigher, aside)
+        swept = sweep(bench, weigher, aside, scale)
         gamma = min(swept, key=lambda each: swept[each])
-        values = measured(bench, weigher, gamma, dev, accepted, others)
+        values = measured(bench, weigher, gamma, dev, accepted, others, scale)
         figures = {key: interval(values[key]) for key in MEASURES}
         print(f"{name}: gamma {gamma}, {figures}, {time.monotonic() - began:.0f} s", flush=True)
         return {"gamma": gamma, "swept": swept, "figures": figures, "values": values}
@@ -210,7 +219,7 @@ def main() -> None:
             on_progress=lambda p: print(p.step, f"{p.loss:.3f}", p.held_out or "", flush=True),
         )  # fmt: skip
         key = f"camels seed {seed}"
-        found["methods"][key] = method(key, Camels(base.encoder, made.weighter))
+        found["methods"][key] = method(key, Camels(base.encoder, made.weighter), settings.inner_lr)
         found["methods"][key] |= {"curve": made.curve, "facts": made.facts}
         report(found, seeds, options.out)
     print_table(found)

@@ -44,11 +44,11 @@ from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.decode import greedy_answers
 from adapterdb.evaluation.metrics import squad_em, squad_f1
 from adapterdb.layout import plan_layout
-from adapterdb.training.controls import Answering, ControlSettings, ModeResult, run_controls
 from adapterdb.training.finetune import FinetuneSettings, answer_sequences, finetune
-from adapterdb.training.inner_step import InnerStep
-from adapterdb.training.meta_init import train_meta_init
-from adapterdb.training.meta_objective import MetaInitSettings
+from adapterdb.training.meta.controls import Answering, ControlSettings, ModeResult, run_controls
+from adapterdb.training.meta.inner_step import InnerStep
+from adapterdb.training.meta.objective import MetaInitSettings
+from adapterdb.training.meta.run import train_meta_init
 from adapterdb.training.presets import load_preset
 from adapterdb.training.schedule import Progress
 from adapterdb.training.start import base_weight

@@ -76,7 +76,10 @@ def test_deltas_act_from_the_start_they_were_made_at(db: AdapterDB) -> None:
     assert torch.equal(logits(db, first.id), before)
     assert db.ingest([Document("a", TEXT)]).updated == 1
     (second,) = db.deltas("a")
-    assert (first.shared_start, second.shared_start) == (db.fingerprints["start"], trained(db, 1).fingerprint)
+    assert (first.shared_start, second.shared_start) == (
+        db.fingerprints["start"],
+        trained(db, 1).fingerprint,
+    )
     row = home.store.read_row(home.store.rows_of([second.id])[0])
     with home.runtime.adapted.using_rows(trained(db, 1).step(row)[None]) as model:
         expected = model(torch.arange(3, 40)[None]).logits

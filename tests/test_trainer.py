@@ -119,9 +119,7 @@ def test_facts_make_a_delta_of_their_own_passage(db: AdapterDB, tmp_path: Path) 
     assert report.failures[0].code == "no_augmentation"
 
 
-def test_token_weights_are_trained_and_used(
-    db: AdapterDB, questions: Path, tmp_path: Path
-) -> None:
+def test_token_weights_are_trained_and_used(db: AdapterDB, questions: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="has to be trained first") as error:
         db.ingest([Document("a", TEXT)], recipe="rg", weighting="camels")
     assert error.value.code == "no_weigher"

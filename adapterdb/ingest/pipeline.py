@@ -41,7 +41,7 @@ from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
 from adapterdb.training.objective import TrainingPassage, sequences_of
 
-BATCH_TOKENS = 2048  # padded tokens of one forward; bounds memory at about 1 GB for 30,000 words
+BATCH_TOKENS = 4096  # of passages handed over at once, which the bank sorts by length
 TRIAL_PASSAGES = 8
 INDEX_EVERY = 256  # committed passages between two updates of the index
 
@@ -349,15 +349,15 @@ class Pipeline:
 
 
 def _next_batch(waiting: list[_Work]) -> list[tuple[_Work, Passage]]:
-    """The next passages, in order, as many as fit ``BATCH_TOKENS`` once padded; at least one."""
+    """The next passages, in order, of up to ``BATCH_TOKENS`` tokens together; at least one."""
     batch: list[tuple[_Work, Passage]] = []
-    longest = 0
+    tokens = 0
     for work in waiting:
+        if work.failed is not None:
+            continue
         for passage in work.passages[len(work.made) :]:
-            if work.failed is not None:
-                break
-            longest = max(longest, passage.tokens)
-            if batch and longest * (len(batch) + 1) > BATCH_TOKENS:
+            tokens += passage.tokens
+            if batch and tokens > BATCH_TOKENS:
                 return batch
             batch.append((work, passage))
     return batch

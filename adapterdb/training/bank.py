@@ -4,8 +4,8 @@ Row n sees only its own sequences, its own gradient and its own optimizer state,
 passage does not depend on its neighbours. A step takes the next ``batch`` sequences of every
 passage, exactly as a serial loop with that batch size would; passages with fewer sit out the rest.
 
-What need not be computed is left out: see ``packing`` (what sequences share), ``shortcuts`` (what does
-not depend on the rows, what no label is said from), ``precision`` (casts of frozen weights).
+What need not be computed is left out: see ``packing`` (what sequences share), ``shortcuts`` (what
+does not depend on the rows, what no label is said from), ``precision`` (casts of frozen weights).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.layout import DeltaLayout
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training.shortcuts import Lower, shortcuts_of
 from adapterdb.training.loss import cross_entropies
 from adapterdb.training.objective import TokenSequence, TrainingPassage, weighed_sequences
 from adapterdb.training.optimizer import RowAdamW, RowSGD
 from adapterdb.training.packing import Packed, Tree, batches, pack
 from adapterdb.training.precision import cast_once
 from adapterdb.training.recipes import Normalize, Recipe
+from adapterdb.training.shortcuts import Lower, shortcuts_of
 from adapterdb.training.start import Start
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}  # of one forward; bounds memory

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 
-_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9])|\s*\n\s*")
+_END = re.compile(
+    r"([.!?][\"'”’)\]]*)\s+(?=[\"'“‘(\[]?[A-Z0-9])|\s*\n\s*"  # what closes it, then white space
+)
 _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|Gen|Col|Lt|Sgt|Capt|Rev|Hon|Gov|Sen|Rep|No|vs|Jr|Sr|Inc|Ltd|Co|"
     r"Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|[A-Z])|\b(?:[A-Za-z]\.)+[A-Za-z])\.$"
@@ -21,8 +23,10 @@ _FIRST_WORD = re.compile(r"[A-Za-z]+")
 def sentences(text: str) -> list[str]:
     """The sentences of ``text``, white space made single; a line break also ends one."""
     found: list[str] = []
-    for piece in _END.split(text):
-        piece = " ".join(piece.split())
+    ends = [(m.end(1) if m[1] else m.start(), m.end()) for m in _END.finditer(text)]
+    starts = [0, *(start for _, start in ends)]
+    for start, (end, _) in zip(starts, [*ends, (len(text), 0)], strict=True):
+        piece = " ".join(text[start:end].split())
         if found and _ABBREVIATION.search(found[-1]):
             found[-1] += " " + piece
         elif piece:

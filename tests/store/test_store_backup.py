@@ -31,6 +31,7 @@ def filled(folder: Path) -> Store:
     store.delete("default", ["b"])
     store.write_tensors("start", {"theta": making.rows(1)})
     (folder / "adapterdb.toml").write_text('base = "mini"\n', encoding="utf-8")
+    (folder / "recipe.toml").write_text('kind = "delta"\n', encoding="utf-8")
     return store
 
 
@@ -65,6 +66,7 @@ def test_a_backup_is_a_home(tmp_path: Path) -> None:
             assert check(copy, deep=True) == []
             making.add(copy, "new", "new words", seed=9)
     assert (tmp_path / "copy" / "adapterdb.toml").read_text() == 'base = "mini"\n'
+    assert (tmp_path / "copy" / "recipe.toml").read_text() == 'kind = "delta"\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "home"]
 
 

@@ -13,6 +13,7 @@ from adapterdb.config import RetentionConfig
 from adapterdb.errors import Corrupt, NotFound
 from adapterdb.records import check_usable
 from adapterdb.store import NewDocument, RowRef, Store, check, repair
+from adapterdb.store.damage import lose_rows
 from adapterdb.store.upkeep.backup import backup
 from adapterdb.store.upkeep.forget import forget
 from adapterdb.store.upkeep.gc import collect
@@ -141,6 +142,22 @@ def test_a_row_is_withdrawn_with_a_document_it_was_made_from(tmp_path: Path, how
         assert [f for f in check(store, deep=True) if f.severity != "note"] == []
 
 
+def test_repair_finds_lost_rows_again_but_not_withdrawn_ones(tmp_path: Path) -> None:
+    """Of a document with a delta of either kind only the one that was lost is used again."""
+    with making.make(tmp_path) as store:
+        refs, _ = cluster(store)
+        fresh = making.new(store, "both", "first part", "second part", seed=8)
+        shared = replace(fresh.passages[0], row=refs[0], kind="cluster", own=False)
+        store.commit([replace(fresh, passages=(shared, fresh.passages[1]))])
+        with store.sessions.writing() as session:
+            document = store.document("default", "both")
+            lose_rows(session, [store.deltas(document.id)[1].id])
+        store.delete("default", ["a"])
+        repair(store)
+        deltas = store.deltas(document.id)
+        assert [(delta.damaged, delta.flag) for delta in deltas] == [GONE, FINE]
+
+
 def test_a_member_that_others_represent_goes_alone(tmp_path: Path) -> None:
     """Deleting or forgetting one changes nothing for the rest, not a bit of the row."""
     with making.make(tmp_path) as store:
@@ -210,6 +227,8 @@ def test_equal_rows_of_another_namespace_are_its_own(tmp_path: Path) -> None:
             [replace(member(store, n, refs[0], own=n == "a"), namespace="other") for n in "ab"]
         )
         forget(store, "default", ["a"])
+        mine = store.documents("default")
+        assert [store.deltas(d.id)[0].damaged for d in mine] == [True, True]
         others = store.documents("other")
         assert [store.deltas(d.id)[0].damaged for d in others] == [False, False]
         assert store.read_row(store.passages(others[0].id)[0].row).shape == (making.P,)

@@ -11,7 +11,7 @@ import torch
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.layout import LoraSpec, plan_layout
-from adapterdb.training.meta_objective import Lesson, MetaInitSettings, lesson_of
+from adapterdb.training.meta.objective import Lesson, MetaInitSettings, lesson_of
 from adapterdb.training.start import Start, base_weight
 from adapterdb.training.tasks import Task
 

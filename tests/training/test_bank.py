@@ -101,7 +101,7 @@ def test_steps_of_several_sequences_equal_serial_peft(
     """Full and partial steps, on answers alone and upper layers alone, equal peft's own batches."""
     recipe = replace(
         get_recipe("prag-fast", has_meta_init=False), batch=batch, optimizer=optimizer, epochs=3,
-        lr=3e-3 if optimizer == "adamw" else 0.3,
+        lr=3e-3 if optimizer == "adamw" else 0.05,
     )  # fmt: skip
     compare(tiny(tiny_folder, kind), recipe, LoraSpec(rank=2, layers="upper-half"))
 
@@ -115,7 +115,7 @@ def compare(base: BaseModel, recipe: Recipe, lora: LoraSpec) -> None:
     fitted = bank.fit(adapted, base.encoder, PASSAGES, recipe, start)
     adapted.remove()
     for got, want in zip(fitted.rows, alone, strict=True):
-        assert (want - start.theta).abs().max() > 1e-3
+        assert (want - start.theta).abs().max() > 5e-4
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
     assert (fitted.loss_after < fitted.loss_before).all()
     adapted = AdaptedModel(base.model, layout)

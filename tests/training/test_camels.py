@@ -17,7 +17,7 @@ from adapterdb.training.camels_objective import CamelsSettings, lesson_of, passa
 from adapterdb.training.objective import TokenSequence, TrainingPassage
 from adapterdb.training.presets import load_preset, preset_names
 from adapterdb.training.schedule import Progress
-from adapterdb.training.space import Rows, State, Whole
+from adapterdb.training.space import Rows, State
 from adapterdb.training.tasks import Task
 from adapterdb.training.weighter import Weighter, WeighterSpec, weighter_of
 
@@ -213,29 +213,24 @@ def test_learned_weights_beat_uniform(tiny_folder: Callable[[str], Path]) -> Non
     Held-out passages, against uniform weights at the best of many steps, chosen on those passages.
     """
     t = tiny(tiny_folder, double=False)
+    # logits that tell words apart, and activations that one context shares with another
+    t.base.model.get_input_embeddings().weight.data.mul_(20)
+    t.base.model.get_submodule("bert.encoder.layer.1.intermediate.dense").bias.data.fill_(1.0)
     rng = torch.Generator().manual_seed(0)
     train, valid, test = noisy(rng, 60), noisy(rng, 6), noisy(rng, 18)
     settings = CamelsSettings(
-        space="weights", per_passage=True, update_batch_size=6, reset_base_freq=6, inner_lr=20.0,
-        c_kl=0.0, lr=2e-2, accumulation=1, validate_every=10, max_steps=30, clip=1.0,
-        weighter=WeighterSpec(layers=1),
+        per_passage=True, update_batch_size=6, reset_base_freq=6, inner_lr=1.0, c_kl=0.0, lr=3e-3,
+        accumulation=1, validate_every=10, max_steps=40, clip=1.0, weighter=WeighterSpec(layers=1),
     )  # fmt: skip
-    space = Whole(t.base.model)
     weighter = weighter_of(t.base.model, t.base.encoder, settings.weighter)
-    made = meta_train(space, weighter, t.base.encoder, train, valid, [], settings)
+    made = meta_train(t.rows, weighter, t.base.encoder, train, valid, [], settings)
     lessons = [lesson_of(p, t.base.encoder) for p in test]
-    learned = validation(space, made.weighter, lessons, [], settings)["qa"]
-    steps = [replace(settings, inner_lr=lr) for lr in (1.0, 3.0, 5.0, 8.0, 20.0)]
-    swept = [
-        validation(space, lambda ids, mask: mask.float(), lessons, [], step)["qa"] for step in steps
-    ]
-    assert learned < min(swept) - 0.02
-    said, noise = [], []
-    for passage, weights in zip(
-        test, made.weighter.weigh([(p.title, p.text) for p in test]), strict=True
-    ):
-        tokens = t.base.encoder.document_tokens(passage.title, passage.text)
-        at = passage.text.index(passage.qa[0][1])
-        for token, weight in zip(tokens, weights, strict=True):
-            (said if token.field and token.start == at else noise).append(weight)
-    assert min(said) > 2 * sum(noise) / len(noise), (min(said), sum(noise) / len(noise))
+    learned = validation(t.rows, made.weighter, lessons, [], settings)["qa"]
+    swept = {
+        lr: validation(
+            t.rows, lambda ids, mask: mask.float(), lessons, [], replace(settings, inner_lr=lr)
+        )["qa"]
+        for lr in (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+    }
+    assert min(swept.values()) < swept[0.0]  # a uniform step helps, too
+    assert learned < min(swept.values()) - 0.2

@@ -14,7 +14,7 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.errors import InvalidInput
-from adapterdb.training.controls import (
+from adapterdb.training.meta.controls import (
     MODES,
     Answering,
     ControlSettings,
@@ -24,7 +24,7 @@ from adapterdb.training.controls import (
     random_like,
     run_controls,
 )
-from adapterdb.training.inner_step import InnerStep, adapt
+from adapterdb.training.meta.inner_step import InnerStep, adapt
 from adapterdb.training.start import Start, base_weight
 
 TASKS = key_value_tasks(0, 5)

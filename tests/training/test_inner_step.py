@@ -14,7 +14,7 @@ from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.errors import InvalidInput
 from adapterdb.training import bank
-from adapterdb.training.inner_step import InnerStep, adapt, adapted_rows, stepped
+from adapterdb.training.meta.inner_step import InnerStep, adapt, adapted_rows, stepped
 from adapterdb.training.start import Start
 
 PASSAGES = [("Boats", "Mara rowed."), ("", "Nine farms lie there."), ("Hills", "Oste is far.")]

@@ -18,9 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.errors import InvalidInput
-from adapterdb.training.alpha import StepSizes
-from adapterdb.training.inner_step import InnerStep, adapted_rows
-from adapterdb.training.meta_objective import (
+from adapterdb.training.meta.alpha import StepSizes
+from adapterdb.training.meta.inner_step import InnerStep, adapted_rows
+from adapterdb.training.meta.objective import (
     Lesson,
     MetaInitSettings,
     distracted,

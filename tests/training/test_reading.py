@@ -86,7 +86,7 @@ def test_sentences() -> None:
     """Abbreviations and initials end none; line breaks do."""
     text = 'Dr. J. Torv spoke.  "It works!" She left at 3.5 km.\nAlmery, U.S. Marshal Bly said so'
     assert sentences(text) == [
-        "Dr. J. Torv spoke.", '"It works!', "She left at 3.5 km.",
+        "Dr. J. Torv spoke.", '"It works!"', "She left at 3.5 km.",
         "Almery, U.S. Marshal Bly said so",
     ]  # fmt: skip
 

@@ -83,7 +83,7 @@ def test_a_wrong_file_is_named_with_what_is_allowed(text: str, words: str, tmp_p
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInput, match="'prga' is neither a file nor one of .*prag"):
+    with pytest.raises(InvalidInput, match=r"'prga' is neither a file nor one of .*prag"):
         get_recipe("prga", has_meta_init=False)
     with pytest.raises(InvalidInput):
         get_recipe("../presets/rg", has_meta_init=False)

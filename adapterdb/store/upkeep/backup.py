@@ -23,7 +23,7 @@ from sqlalchemy import Connection, func, insert, select
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import Session
 
-from adapterdb.config import FILE_NAME
+from adapterdb.config import FILE_NAME, RECIPE_FILE
 from adapterdb.errors import Corrupt, Exists, InvalidInput, Mismatch
 from adapterdb.records import Record
 from adapterdb.store.catalog import Catalog
@@ -130,9 +130,10 @@ def _copy(
     """Everything of a home but FORMAT's rename; ``made`` becomes ``final`` afterwards."""
     made.make_folders()
     with storage_failures(f"copy {made.folder}"):
-        if (source.folder / FILE_NAME).exists():
-            shutil.copyfile(source.folder / FILE_NAME, made.folder / FILE_NAME)
-            _sync_file(made.folder / FILE_NAME)
+        for name in (FILE_NAME, RECIPE_FILE):
+            if (source.folder / name).exists():
+                shutil.copyfile(source.folder / name, made.folder / name)
+                _sync_file(made.folder / name)
     target = Sessions(made.catalog, url=catalog_url, create=True)
     try:
         with target.migrating() as connection:

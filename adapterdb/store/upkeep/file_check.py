@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from adapterdb.config import FILE_NAME
+from adapterdb.config import FILE_NAME, RECIPE_FILE
 from adapterdb.errors import Corrupt
 from adapterdb.store import purge
 from adapterdb.store.catalog import row_ref
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PAGE = 1000  # deltas looked up at once
 LEFT = "an ingest was broken off"
 _FILE = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.safetensors")
-_OWN = {"FORMAT", "FORMAT.new", "meta.db", "reserve.bin", FILE_NAME}
+_OWN = {"FORMAT", "FORMAT.new", "meta.db", "reserve.bin", FILE_NAME, RECIPE_FILE}
 _OWN |= {"weights", "lance", "locks", "quarantine"}
 
 

@@ -1,8 +1,8 @@
 """A small server that speaks ``/v1/chat/completions``: run as a process, it prints its port.
 
 The model's name says how it behaves. ``good`` answers by what it is asked; ``busy`` fails twice on
-each prompt first (429, then 503); ``down`` always fails; ``garbled`` answers no JSON; ``slow`` takes
-a second; ``shut`` refuses, and says the key it was given. ``GET /log`` gives the requests so far.
+each prompt first (429, then 503); ``down`` always fails; ``garbled`` answers no JSON; ``slow``
+takes a second; ``shut`` refuses, and says the key it was given. ``GET`` gives the requests so far.
 """
 
 from __future__ import annotations

@@ -1,36 +1,14 @@
-"""A chat server in a process of its own, and documents to write about."""
+"""A chat server in a process of its own."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-from adapterdb.ingest.augment.endpoint import Endpoint
-
-
-@dataclass(frozen=True)
-class ChatServer:
-    """Where it is."""
-
-    url: str
-
-    def endpoint(self, model: str = "good", **options: Any) -> Endpoint:
-        """An endpoint that waits little."""
-        given = {"threads": 4, "timeout_s": 20.0, "backoff_s": 0.01, "retries": 3, **options}
-        return Endpoint(self.url, model, **given)
-
-    def log(self) -> list[dict[str, Any]]:
-        """Every request so far."""
-        with urllib.request.urlopen(self.url + "/log") as reply:
-            return json.load(reply)
+from chat_process import ChatServer
 
 
 @pytest.fixture

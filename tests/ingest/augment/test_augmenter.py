@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ChatServer  # type: ignore[attr-defined]
+from chat_process import ChatServer
 
 from adapterdb.config import ChunkConfig
 from adapterdb.errors import Exists, InvalidInput, Mismatch, ModelUnavailable

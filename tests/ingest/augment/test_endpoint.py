@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import ChatServer  # type: ignore[attr-defined]
+from chat_process import ChatServer
 
 from adapterdb.errors import InvalidInput, ModelUnavailable
 from adapterdb.ingest.augment.endpoint import Endpoint

@@ -1,0 +1,427 @@
+"""Fitting one delta a passage against serial loops with the same objective, in one run.
+
+    ours            adapterdb.training.bank, float32 and bfloat16 autocast
+    serial          one passage after the other: peft, torch.optim.AdamW, the same steps in the
+                    same order, float32 and bfloat16 autocast
+    trainer         transformers.Trainer, one per passage, float32
+
+On mini and on a random Llama (hidden 384, 8 layers, 6 / 2 heads, intermediate 1024, 8,192 words),
+by the recipe prag-fast (PRAG's five sequences, loss on answers, two full-batch steps), deltas in
+all layers and in the upper half, and by prag (one sequence a step, loss on all tokens). Ours also
+with what ingest measures besides: the losses before and after. Variants take turns; figures are
+medians of process CPU seconds and of wall seconds over the rounds, ratios have their range. The
+error is of the products B A, relative to serial float32.
+
+    python benchmarks/bench_ingest.py [--threads 1] [--rounds 5] [--passages 16] [--quick]
+    python benchmarks/bench_ingest.py --only gradient --threads 2
+    python benchmarks/bench_ingest.py --only memory
+    python benchmarks/bench_ingest.py --quality questions.jsonl --n 500
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("LANCE_LOG", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+from adapterdb.adapted_model import AdaptedModel
+from adapterdb.base_model import load_base_model
+from adapterdb.layout import DeltaLayout, plan_layout
+from adapterdb.prompts import DEFAULT, PromptEncoder
+from adapterdb.training import bank
+from adapterdb.training.loss import pad
+from adapterdb.training.objective import TokenSequence, TrainingPassage, sequences_of
+from adapterdb.training.recipes import Recipe, get_recipe
+from adapterdb.training.shortcuts import shortcuts_of
+from adapterdb.training.start import Start, base_weight, load_meta_init
+
+CORPUS = Path(__file__).parents[1] / "examples" / "corpus"
+WORDS = 120  # of a passage
+Data = list[list[TokenSequence]]
+
+
+def small_llama(tiny: bool = False) -> Any:
+    """Random Llama of the sizes above; ``tiny``: two layers of 64 for a test."""
+    torch.manual_seed(0)
+    hidden, layers, inner = (64, 2, 128) if tiny else (384, 8, 1024)
+    config = transformers.LlamaConfig(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=6 if not tiny else 4, num_key_value_heads=2, vocab_size=8192,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+def passages(count: int, words: int = WORDS) -> list[TrainingPassage]:
+    """Passages of ``words`` words of the example corpus, with a rewrite and three pairs each.
+
+    The rewrite has the sentences the other way round; a question names four words of the text, its
+    answer is the two that follow.
+    """
+    texts = [path.read_text(encoding="utf-8") for path in sorted(CORPUS.glob("*.md"))]
+    every = " ".join(text.split("\n---\n", 1)[1] for text in texts).split()
+    found = []
+    for i in range(count):
+        first = i * words % (len(every) - words)
+        mine = every[first : first + words]
+        pairs = tuple(
+            (f"What follows '{' '.join(mine[at : at + 4])}'?", " ".join(mine[at + 4 : at + 6]))
+            for at in (5, words // 3, words // 2)
+        )
+        sentences = " ".join(mine).split(". ")
+        found.append(
+            TrainingPassage(f"Part {i}", " ".join(mine), ". ".join(sentences[::-1]), pairs)
+        )
+    return found
+
+
+@dataclass
+class Case:
+    """One model, one recipe, one layout, the same sequences for everyone."""
+
+    name: str
+    model: Any
+    layout: DeltaLayout
+    start: Start
+    recipe: Recipe
+    data: Data
+    adapted: AdaptedModel
+    rows: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls, name: str, model: Any, encoder: PromptEncoder, recipe: Recipe, layers: str, count: int,
+        fold: int = 0,
+    ) -> Case:  # fmt: skip
+        """A case of ``count`` passages; ``fold``: token ids modulo so many words."""
+        linears = [
+            (path, m.in_features, m.out_features)
+            for path, m in model.named_modules()
+            if isinstance(m, torch.nn.Linear)
+        ]
+        recipe = replace(recipe, lora=replace(recipe.lora, layers=layers))
+        layout = plan_layout(recipe.lora, linears)
+        data = [sequences_of(passage, recipe, encoder) for passage in passages(count)]
+        if fold:
+            data = [[replace(s, ids=tuple(i % fold for i in s.ids)) for s in mine] for mine in data]
+        adapted = AdaptedModel(model, layout)
+        shortcuts_of(adapted)  # the trial is once per home
+        return cls(name, model, layout, base_weight(layout), recipe, data, adapted)
+
+    def ours(self, dtype: str, *, losses: bool = False) -> None:
+        """All passages in one bank."""
+        with autocast(dtype, self.model):
+            if losses:
+                bank.fit_sequences(self.adapted, self.data, self.recipe, self.start)
+                return
+            rows = self.start.theta.expand(len(self.data), -1)
+            rows = rows.to(next(self.model.parameters()).device)
+            self.rows[f"ours {dtype}"] = bank.train(self.adapted, rows, self.data, self.recipe)
+
+    def serial(self, dtype: str) -> None:
+        """One passage after the other by peft and AdamW; the model is wrapped once."""
+        with self._peft() as (model, tuned), autocast(dtype, self.model):
+            self.rows[f"serial {dtype}"] = torch.stack(
+                [self._serially(model, tuned, sequences) for sequences in self.data]
+            )
+
+    def trainer(self) -> None:
+        """One passage after the other by a Trainer each, without saving."""
+        with self._peft() as (model, tuned), tempfile.TemporaryDirectory() as folder:
+            self.rows["trainer"] = torch.stack(
+                [self._trained(model, tuned, sequences, folder) for sequences in self.data]
+            )
+
+    @contextlib.contextmanager
+    def _peft(self) -> Iterator[tuple[Any, dict[str, Tensor]]]:
+        """The model wrapped by peft, without our hooks, and its trainable weights."""
+        self.adapted.remove()
+        config = peft.LoraConfig(
+            r=self.layout.rank, lora_alpha=self.layout.alpha, lora_dropout=0.0,
+            target_modules=[site.name for site in self.layout.sites],
+        )  # fmt: skip
+        model = peft.get_peft_model(self.model, config)
+        yield model, {n: p for n, p in model.named_parameters() if p.requires_grad}
+        model.unload()
+        self.adapted = AdaptedModel(self.model, self.layout)
+        shortcuts_of(self.adapted)
+
+    def _weights(self, tuned: dict[str, Tensor], site: str) -> tuple[Tensor, Tensor]:
+        a, b = (tuned[f"base_model.model.{site}.lora_{x}.default.weight"] for x in "AB")
+        return a, b
+
+    def _begin(self, tuned: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for site, factors in self.layout.unpack(self.start.theta).items():
+                for weight, value in zip(self._weights(tuned, site), factors, strict=True):
+                    weight.copy_(value)
+
+    def _row(self, tuned: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            made = {s.name: self._weights(tuned, s.name) for s in self.layout.sites}
+            return self.layout.pack(made, torch.zeros(self.layout.size))
+
+    def _serially(
+        self, model: Any, tuned: dict[str, Tensor], sequences: list[TokenSequence]
+    ) -> Tensor:
+        self._begin(tuned)
+        recipe, device = self.recipe, next(model.parameters()).device
+        optimizer = torch.optim.AdamW(
+            tuned.values(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        size = recipe.batch or len(sequences)
+        for _ in range(recipe.epochs):
+            for first in range(0, len(sequences), size):
+                ids, mask, labels = pad(sequences[first : first + size], device)
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                loss = torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return self._row(tuned)
+
+    def _trained(
+        self, model: Any, tuned: dict[str, Tensor], sequences: list[TokenSequence], folder: str
+    ) -> Tensor:
+        self._begin(tuned)
+        recipe, size = self.recipe, self.recipe.batch or len(sequences)
+
+        def collate(items: list[dict[str, TokenSequence]]) -> dict[str, Tensor]:
+            mine = [item["sequence"] for item in items]
+            ids, mask, after = pad(mine, torch.device("cpu"))
+            labels = torch.cat([torch.full((len(mine), 1), -100), after[:, :-1]], 1)
+            return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+        class InOrder(transformers.Trainer):
+            def _get_train_sampler(self, *_: Any) -> Any:
+                return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        arguments = transformers.TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=size, num_train_epochs=recipe.epochs,
+            learning_rate=recipe.lr, weight_decay=recipe.weight_decay, adam_epsilon=1e-8,
+            max_grad_norm=0.0, lr_scheduler_type="constant", save_strategy="no", report_to=[],
+            logging_strategy="no", disable_tqdm=True, remove_unused_columns=False,
+            use_cpu=next(model.parameters()).device.type == "cpu", dataloader_pin_memory=False,
+            optim="adamw_torch", seed=0,
+        )  # fmt: skip
+        trainer = InOrder(
+            model, arguments, data_collator=collate,
+            train_dataset=[{"sequence": s} for s in sequences],
+        )  # fmt: skip
+        with contextlib.redirect_stdout(None):
+            trainer.train()
+        model.eval()
+        return self._row(tuned)
+
+
+def autocast(dtype: str, model: Any) -> torch.autocast:
+    """bfloat16 products, or none."""
+    kind = next(model.parameters()).device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def ba_error(layout: DeltaLayout, rows: Tensor, judge: Tensor) -> float:
+    """Norm of the difference of all products B A, relative to the judge's."""
+    off, total = 0.0, 0.0
+    for (a, b), (c, d) in zip(layout.views(rows.cpu()), layout.views(judge.cpu()), strict=True):
+        want = d.mT @ c
+        off += float((b.mT @ a - want).square().sum())
+        total += float(want.square().sum())
+    return (off / total) ** 0.5
+
+
+def compare(case: Case, rounds: int, *, with_trainer: bool = True) -> dict[str, Any]:
+    """Every variant of a case in turn, ``rounds`` times after one that is not counted."""
+    variants: dict[str, Callable[[], None]] = {
+        "serial float32": lambda: case.serial("float32"),
+        "serial bfloat16": lambda: case.serial("bfloat16"),
+        "ours float32": lambda: case.ours("float32"),
+        "ours bfloat16": lambda: case.ours("bfloat16"),
+        "ours float32 with losses": lambda: case.ours("float32", losses=True),
+        "ours bfloat16 with losses": lambda: case.ours("bfloat16", losses=True),
+    }
+    if with_trainer:
+        variants["trainer"] = case.trainer
+    cpu: dict[str, list[float]] = {name: [] for name in variants}
+    wall: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            began = time.process_time(), time.perf_counter()
+            run()
+            if turn:
+                cpu[name].append(time.process_time() - began[0])
+                wall[name].append(time.perf_counter() - began[1])
+    judge = case.rows["serial float32"]
+    found: dict[str, Any] = {
+        "passages": len(case.data),
+        "tokens": sum(len(s.ids) for sequences in case.data for s in sequences),
+        "variants": {},
+    }
+    for name in variants:
+        entry: dict[str, Any] = {
+            "documents_per_s": len(case.data) / statistics.median(wall[name]),
+            "cpu_ms_per_document": 1e3 * statistics.median(cpu[name]) / len(case.data),
+        }
+        if name in case.rows:
+            entry["ba_error"] = ba_error(case.layout, case.rows[name], judge)
+        for peer in ("serial float32", "serial bfloat16", "trainer"):
+            if name.startswith("ours") and peer in variants:
+                for clock, seconds in (("cpu", cpu), ("wall", wall)):
+                    ratios = [p / o for p, o in zip(seconds[peer], seconds[name], strict=True)]
+                    entry[f"{clock} ratio to {peer}"] = [
+                        statistics.median(ratios), min(ratios), max(ratios),
+                    ]  # fmt: skip
+        found["variants"][name] = entry
+    return found
+
+
+def show(name: str, found: dict[str, Any]) -> None:
+    """A case as a table."""
+    print(f"\n{name}: {found['passages']} passages, {found['tokens']} tokens")
+    print(f"{'':28}{'doc/s':>8}{'CPU ms':>8}{'BA error':>10}   CPU time of peer / ours [range]")
+    for variant, entry in found["variants"].items():
+        error = f"{entry['ba_error']:10.1e}" if "ba_error" in entry else " " * 10
+        ratios = "  ".join(
+            f"{key.removeprefix('cpu ratio to ')} {v[0]:.2f} [{v[1]:.2f}, {v[2]:.2f}]"
+            for key, v in entry.items()
+            if key.startswith("cpu ratio")
+        )
+        print(
+            f"{variant:28}{entry['documents_per_s']:8.2f}"
+            f"{entry['cpu_ms_per_document']:8.0f}{error}   {ratios}",
+            flush=True,
+        )
+
+
+def cases(count: int, only: str, *, quick: bool) -> Iterator[Case]:
+    """Every configuration, or those whose name contains ``only``."""
+    mini = load_base_model("mini", dtype="float32")
+    wordy = PromptEncoder(DEFAULT, mini.tokenizer, 512)  # passage first
+    fast, prag = (get_recipe(name, has_meta_init=False) for name in ("prag-fast", "prag"))
+    for model_name in ("llama", "mini"):
+        for recipe, layers in ((fast, "all"), (fast, "upper-half"), (prag, "all")):
+            name = f"{model_name}, {recipe.name}, {layers} layers"
+            if only not in name:
+                continue
+            if model_name == "mini":
+                yield Case.make(name, mini.model, mini.encoder, recipe, layers, count)
+            else:
+                model = small_llama(tiny=quick)
+                yield Case.make(name, model, wordy, recipe, layers, count, fold=8192)
+
+
+def gradient_deltas(count: int, rounds: int) -> dict[str, Any]:
+    """Passages a second of ``bank.fit`` alone by the recipe gradient on mini, with both losses."""
+    base = load_base_model("mini")
+    path = base.meta_init_path
+    assert path is not None
+    layout, start = load_meta_init(path)
+    recipe, adapted = get_recipe("gradient", has_meta_init=True), AdaptedModel(base.model, layout)
+    texts = passages(count)
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        seconds = []
+        for turn in range(rounds + 1):
+            began = time.perf_counter()
+            with autocast(dtype, base.model):
+                for first in range(0, count, 12):
+                    bank.fit(adapted, base.encoder, texts[first : first + 12], recipe, start)
+            if turn:
+                seconds.append(count / (time.perf_counter() - began))
+        found[dtype] = [statistics.median(seconds), min(seconds), max(seconds)]
+        print(
+            f"gradient deltas on mini, {WORDS} words, {dtype}: {found[dtype][0]:.1f} passages/s"
+            f" [{found[dtype][1]:.1f}, {found[dtype][2]:.1f}]",
+            flush=True,
+        )
+    return found
+
+
+def peak_memory(count: int) -> float:
+    """MB by which fitting ``count`` passages at once raises this process's peak."""
+    case = next(cases(count, "mini, prag-fast, all", quick=False))
+    case.data, every = case.data[:1], case.data
+    case.ours("bfloat16", losses=True)
+    case.data = every
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    case.ours("bfloat16", losses=True)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def peaks() -> dict[int, float]:
+    """``peak_memory`` of N passages, each in a process of its own."""
+    found = {}
+    for count in (8, 32, 128):
+        command = [sys.executable, __file__, "--peak-of", str(count)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found[count] = float(said.split()[-1])
+        print(f"N = {count:3}: peak {found[count]:.0f} MB above one passage's (mini, prag-fast)")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--passages", type=int, default=16)
+    parser.add_argument("--only", default="", help="part of a name, 'gradient' or 'memory'")
+    parser.add_argument("--quick", action="store_true", help="two passages, a tiny Llama")
+    parser.add_argument("--quality", type=Path, help="tasks as JSON Lines, with gold passages")
+    parser.add_argument("--n", type=int, default=500, help="questions of --quality")
+    parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")  # peft and transformers warn about each other
+    transformers.utils.logging.disable_progress_bar()
+    if options.peak_of:
+        print(peak_memory(options.peak_of))
+        return
+    results: dict[str, Any] = {}
+    if options.quality is not None:
+        from ingest_quality import quality
+
+        results["quality"] = quality(options.quality, options.n)
+    elif options.only == "memory":
+        results["peak MB"] = peaks()
+    else:
+        count, rounds = (2, 1) if options.quick else (options.passages, options.rounds)
+        if options.only != "gradient":
+            for case in cases(count, options.only or ("llama" if options.quick else ""),
+                              quick=options.quick):  # fmt: skip
+                results[case.name] = compare(case, rounds)
+                show(case.name, results[case.name])
+                case.adapted.remove()
+        if options.only in ("", "gradient"):
+            results["gradient"] = gradient_deltas(12 if options.quick else 48, rounds)
+        if not options.only and not options.quick:
+            results["peak MB"] = peaks()
+    versions = {m.__name__: m.__version__ for m in (torch, transformers, peft)}
+    set_up = {"threads": options.threads, "cpus": os.cpu_count(), **versions}
+    print(json.dumps({"set_up": set_up, **results}))
+
+
+if __name__ == "__main__":
+    main()
