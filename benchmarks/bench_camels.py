@@ -48,7 +48,7 @@ from adapterdb.training.tfidf import fit_tfidf
 from adapterdb.training.weighter import weighter_of
 from adapterdb.training.weighting import Camels, Salient, TfidfWeigher, Uniform, Weigher
 
-GAMMAS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5)
+GAMMAS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 MEASURES = ("nll", "f1", "kl")
 
 
@@ -63,20 +63,23 @@ class Bench:
 
     def __init__(self, base: BaseModel, rows: Rows, questions: int) -> None:
         self.base, self.rows, self.questions = base, rows, questions
-        self.settings = CamelsSettings(normalisation="valid_tokens")
+        self.settings = CamelsSettings(normalisation="valid_tokens", inner_lr=1.0)
 
-    def stepped(
-        self, passage: TrainingPassage, weights: Sequence[float], gamma: float, scale: float
-    ) -> State:
-        """The row after one step; weights times ``scale``, or scaled to mean 1 where it is 0."""
+    def direction(self, passage: TrainingPassage, weights: Sequence[float], scale: float) -> Tensor:
+        """Where a step of 1 goes; weights times ``scale``, or with mean 1 where it is 0."""
         lesson = lesson_of(passage, self.base.encoder)
         own = torch.tensor([list(weights)])
         mean = own[0, 1:].mean().clamp(min=1e-8)
         scaled = own * scale if scale else own / mean
-        settings = replace(self.settings, inner_lr=gamma)
         start = leaves(self.rows.begin())
-        state = update(self.rows, start, [lesson.document], scaled, settings, create_graph=False)
-        return tuple(tensor.detach() for tensor in state)
+        (after,) = update(
+            self.rows, start, [lesson.document], scaled, self.settings, create_graph=False
+        )
+        return (after - start[0]).detach()
+
+    def at(self, direction: Tensor, gamma: float) -> State:
+        """The row after a step of ``gamma``."""
+        return (self.rows.begin()[0] + gamma * direction,)
 
     def nll(self, passage: TrainingPassage, state: State) -> float:
         """Mean answer loss of its first questions, each on its own."""
@@ -103,12 +106,9 @@ def sweep(
     bench: Bench, weigher: Weigher, aside: Sequence[TrainingPassage], scale: float
 ) -> dict[float, float]:
     """Mean answer loss on the set-aside passages for each gamma."""
-    weighed = weigher(aside)
+    ways = [bench.direction(p, w, scale) for p, w in zip(aside, weigher(aside), strict=True)]
     return {
-        gamma: sum(
-            bench.nll(p, bench.stepped(p, w, gamma, scale))
-            for p, w in zip(aside, weighed, strict=True)
-        )
+        gamma: sum(bench.nll(p, bench.at(way, gamma)) for p, way in zip(aside, ways, strict=True))
         / len(aside)
         for gamma in GAMMAS
     }
@@ -126,7 +126,7 @@ def measured(
     """Every measure of every passage."""
     found: dict[str, list[float]] = {name: [] for name in MEASURES}
     for i, (passage, weights) in enumerate(zip(passages, weigher(passages), strict=True)):
-        state = bench.stepped(passage, weights, gamma, scale)
+        state = bench.at(bench.direction(passage, weights, scale), gamma)
         found["nll"].append(bench.nll(passage, state))
         found["f1"].append(100 * squad_f1(bench.answer(passage, state), accepted[i]))
         if i % 3 == 0:

@@ -65,3 +65,12 @@ def test_links_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_the_programs_and_tests_that_hold_a_method_exist() -> None:
+    """Every path that ``docs/methods.md`` names in code is there."""
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:tests|benchmarks|training)/[\w/]+(?:\.py)?)`", text)
+    assert len(named) > 20
+    places = (ROOT, ROOT / "adapterdb")
+    assert [n for n in named if not any((place / n).exists() for place in places)] == []

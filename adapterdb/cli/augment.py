@@ -107,7 +107,7 @@ def augment(
       adb augment notes/ --to rows.jsonl --generator http://localhost:8000/v1 --model llama
       adb augment notes/ --to tagged.jsonl --write tags --write prag --base ./models/llama
       adb augment popqa.json --from prag --to rows.jsonl
-      adb ingest rows.jsonl --recipe facts
+      adb ingest rows.jsonl --recipe knowledge
     """
     if source or target:
         from adapterdb.ingest.augment.conversion import convert

@@ -21,6 +21,7 @@ from adapterdb.errors import InvalidInput
 Span = tuple[int, int]
 Finder = Callable[[str], list[Span]]
 
+VERSION = 1  # of the rules: counts up whenever they find other spans
 IGNORED = frozenset({"TIME", "PERCENT", "MONEY", "QUANTITY", "ORDINAL", "CARDINAL"})
 _MONTH = (
     r"(?:January|February|March|April|May|June|July|August|September|October|November|December"

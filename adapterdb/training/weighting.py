@@ -12,7 +12,6 @@ It sees one passage at a time, so weights never depend on which others are inges
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -86,7 +85,7 @@ class Salient:
     def __init__(self, encoder: PromptEncoder, pipeline: str = "") -> None:
         self._encoder = encoder
         self._find = salient.spacy_finder(pipeline) if pipeline else salient.rule_spans
-        rules = pipeline or inspect.getsource(salient)
+        rules = f"spacy {pipeline}" if pipeline else f"rules {salient.VERSION}"
         self.fingerprint = hashlib.sha256(f"salient {rules}".encode()).hexdigest()
 
     def __call__(self, passages: Sequence[TrainingPassage]) -> list[Weights]:

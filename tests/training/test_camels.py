@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,25 @@ def test_carrying_and_reset(tiny_folder: Callable[[str], Path], per_passage: boo
     assert firsts == ([True] * 3 if per_passage else [True, False, True])
     if not per_passage:  # the second batch begins where the first one's questions were asked
         torch.testing.assert_close(losses[3], losses[2])
+
+
+def test_training_carries_and_resets(tiny_folder: Callable[[str], Path]) -> None:
+    """In training, too: the 1st and 3rd batch of two begin at theta, the 2nd and 4th do not."""
+    t = tiny(tiny_folder, double=False)
+    space = Watched(t.rows.adapted, t.start)
+    space.seen = []
+    weighter = weighter_of(t.base.model, t.base.encoder, SETTINGS.weighter)
+    settings = replace(SETTINGS, c_kl=0.0, validate_every=4)
+    ends: list[int] = []
+    meta_train(
+        space, weighter, t.base.encoder, PASSAGES + MORE[2:], MORE[:2], [], settings,
+        on_progress=lambda _: ends.append(len(space.seen)),
+    )  # fmt: skip
+    validated = 2 + 3  # a validation of one batch begins twice over and takes three losses
+    first = next(x for x in space.seen[1 + validated : ends[0]] if not isinstance(x, str))
+    others = [next(x for x in space.seen[a:b] if not isinstance(x, str)) for a, b in pairwise(ends)]
+    theta = t.start.theta
+    assert [torch.equal(row, theta) for row in (first, *others)] == [True, False, True, False]
 
 
 def test_checkpoint_goes_on_to_the_same_end(

@@ -85,7 +85,7 @@ def generate_rows(base: BaseModel, rows: Sequence[Sequence[int]], sampling: Samp
     drawn = {"temperature": sampling.temperature, "top_k": 50} if sampling.temperature else {}
     cuda = [base.device] if base.device.type == "cuda" else []
     with torch.inference_mode(), torch.random.fork_rng(devices=cuda):
-        pass
+        torch.manual_seed(sampling.seed)
         out = base.model.generate(
             input_ids=ids.to(base.device),
             attention_mask=mask.to(base.device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from adapterdb.ingest.readers import Rejection, read_documents
 from adapterdb.records import Document
 
 PLAN = AugmentPlan(chunk=ChunkConfig(16))
-TEXT = "The weir of Almery rose in spring. The mill of Sedd burned down.\n\n" * 1
+TEXT = "The weir of Almery rose in spring. The mill of Sedd burned down.\n\n"
 HARBOUR = Document("harbour", TEXT, "Harbour", metadata={"year": 1874, "tag": ["water"]})
 
 
@@ -64,6 +65,7 @@ def test_knowledge_update(server: ChatServer, out: Path) -> None:
         assert len(set(asked)) == 12
         assert {pair["answer"] for pair in fact["qa"]} == {fact["text"].split()[-1].rstrip(".")}
     assert row["augmented_by"]["generator_fingerprint"] == server.endpoint().fingerprint
+    assert row["augmented_by"]["text_sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
     assert (row["year"], row["tag"]) == (1874, ["water"])
     counted = (report.written, report.facts, report.pairs, report.held_out, report.lacks)
     assert counted == (1, 2, 20, 4, ())
