@@ -119,7 +119,7 @@ class Trainer:
             others: as for ``meta_init``; ``changes`` are fields of ``FinetuneSettings``.
         """
         settings = _settings(FinetuneSettings, "finetune", recipe, changes)
-        learned, aside = _tasks(questions, held_out, settings.seed)
+        learned, aside = _tasks(questions, held_out, settings.seed, with_passages=False)
         made = self._finetuned(
             [sequences_to_learn(t, settings, self._home.base.encoder) for t in (learned, aside)],
             settings, on_progress,
@@ -249,7 +249,7 @@ class Trainer:
         The home's own base model stays as it is; make a home of the new one with ``base=folder``.
         """
         settings = _settings(FinetuneSettings, "finetune", recipe, changes)
-        learned, aside = _tasks(questions, held_out, settings.seed)
+        learned, aside = _tasks(questions, held_out, settings.seed, with_passages=False)
         base = self._home.base
         sets = [sequences_to_learn(tasks, settings, base.encoder) for tasks in (learned, aside)]
         with base.fitting_precision():
@@ -316,10 +316,10 @@ def _settings(kind: type[S], wanted: str, recipe: str, changes: dict[str, Any]) 
 
 
 def _tasks(
-    questions: str | Path, held_out: str | Path | None, seed: int
+    questions: str | Path, held_out: str | Path | None, seed: int, *, with_passages: bool = True
 ) -> tuple[list[Task], list[Task]]:
     """What to learn from and what to choose by."""
-    tasks = read_tasks(Path(questions))
+    tasks = read_tasks(Path(questions), with_passages=with_passages)
     if held_out is not None:
-        return tasks, read_tasks(Path(held_out))
+        return tasks, read_tasks(Path(held_out), with_passages=with_passages)
     return set_aside(tasks, ASIDE, seed)

@@ -64,7 +64,7 @@ def sequences_of(
     if recipe.sequences == "prag":
         found = _prag(passage, recipe, encoder)
     elif recipe.sequences == "questions":
-        _need(passage.qa, recipe, "question-answer pairs", "qa")
+        _need(passage.qa, recipe, "question-answer pairs", "prag")
         found = [_blind(pair, recipe, encoder) for pair in passage.qa]
     elif recipe.sequences == "facts":
         found = _facts(passage, recipe, encoder)

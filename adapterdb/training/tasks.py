@@ -40,10 +40,11 @@ class Task:
         return self.answers[0]
 
 
-def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
+def read_tasks(path: Path, limit: int | None = None, *, with_passages: bool = True) -> list[Task]:
     """The tasks in a JSON Lines file (``.gz`` or plain), in order; at most ``limit``.
 
-    Records without an answer or without a passage are passed over.
+    Args:
+        with_passages: pass over records without a passage; those without an answer always are.
 
     Raises:
         InvalidInput: if the file is missing, a line is no such record, or there is no task in it.
@@ -61,10 +62,11 @@ def read_tasks(path: Path, limit: int | None = None) -> list[Task]:
                 f"{path} line {number}: {type(error).__name__} {error}; expected an object with"
                 " 'question', 'answers' and 'passages'"
             ) from error
-        if task.answers and task.passages:
+        if task.answers and (task.passages or not with_passages):
             found.append(task)
     if not found:
-        raise InvalidInput(f"{path} holds no question with an answer and a passage")
+        wanted = "an answer and a passage" if with_passages else "an answer"
+        raise InvalidInput(f"{path} holds no question with {wanted}")
     return found
 
 
@@ -107,7 +109,7 @@ def set_aside(
     kept: list[Task] = []
     aside: list[Task] = []
     for task in tasks:
-        text = "\0".join(text for _, text in (task.passages[i] for i in task.gold))
+        text = "\0".join(task.passages[i][1] for i in task.gold) or task.question
         digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
         chosen = int.from_bytes(digest[:4], "little") < share * 2**32
         (aside if chosen else kept).append(task)

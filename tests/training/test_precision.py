@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from adapterdb.training.precision import cast_once
@@ -51,3 +52,22 @@ def test_without_autocast_nothing_is_cast() -> None:
     with cast_once(model):
         assert torch.equal(model(x), model(x).float())
         assert not [m for m in model.modules() if "forward" in vars(m)]
+
+
+def test_attention_that_is_differentiated_is_float32() -> None:
+    """Queries that learn get float32's attention and gradient; others are left as they are."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 5, 8).bfloat16() for _ in range(3))
+    mask = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
+    leaf = query.clone().requires_grad_()
+    wide = query.float().requires_grad_()
+    want = F.scaled_dot_product_attention(wide, key.float(), value.float(), attn_mask=mask)
+    with torch.autocast("cpu", torch.bfloat16), cast_once(frozen()):
+        got = F.scaled_dot_product_attention(leaf, key, value, attn_mask=mask)
+        still = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    assert got.dtype == torch.bfloat16
+    assert torch.equal(got, want.bfloat16())
+    assert torch.equal(still, F.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+    (mine,) = torch.autograd.grad(got.sum(), leaf)
+    (theirs,) = torch.autograd.grad(want.sum(), wide)
+    assert torch.equal(mine, theirs.bfloat16())

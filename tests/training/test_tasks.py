@@ -50,6 +50,16 @@ def test_no_more_than_the_limit_is_read(tmp_path: Path) -> None:
     assert len(read_tasks(path, limit=3)) == 3
 
 
+def test_questions_alone_are_enough_where_no_passage_is_learned_from(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", ROWS)
+    found = read_tasks(path, with_passages=False)
+    assert [task.question for task in found] == ["Who keeps bees?", "No passage?", "Where?"]
+    many = [Task(str(i), f"{i}?", ("x",), (), ()) for i in range(100)]
+    kept, aside = set_aside(many, 0.3)
+    assert 15 < len(aside) < 45
+    assert len(kept) + len(aside) == 100
+
+
 @pytest.mark.parametrize("row", [{"answers": ["x"]}, {"question": "?", "passages": ["x"]}, {}])
 def test_a_wrong_line_is_named(row: dict[str, object], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="line 2"):
