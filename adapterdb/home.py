@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adapterdb.store.store import Store
     from adapterdb.training.recipes import Recipe
     from adapterdb.training.start import Start
-    from adapterdb.training.weighting import Weigher
+    from adapterdb.training.weights.weighting import Weigher
 
 T = TypeVar("T")
 START = "start"  # the name under which a store keeps theta and alpha
@@ -220,7 +220,7 @@ class Home:
         Raises:
             InvalidInput: code ``no_weigher`` if it has to be trained first.
         """
-        from adapterdb.training.weighting import weigher_for
+        from adapterdb.training.weights.weighting import weigher_for
 
         if recipe.weighting == "uniform":
             return None

@@ -26,7 +26,7 @@ from adapterdb.ingest.rejection import Rejection
 from adapterdb.records import Delta, Document
 from adapterdb.store.shared import SharedPart
 from adapterdb.training.base_tuning import tune_base
-from adapterdb.training.camels import CamelsSettings, train_weighter
+from adapterdb.training.camels.run import CamelsSettings, train_weighter
 from adapterdb.training.finetune import (
     Finetuned,
     FinetuneSettings,
@@ -42,7 +42,8 @@ from adapterdb.training.objective import TokenSequence
 from adapterdb.training.presets import load_preset
 from adapterdb.training.start import Start, base_weight
 from adapterdb.training.tasks import Task, read_tasks, set_aside
-from adapterdb.training.tfidf import fit_tfidf
+from adapterdb.training.weights.tfidf import fit_tfidf
+from adapterdb.training.weights.weighting import Camels
 
 if TYPE_CHECKING:
     from adapterdb.training.schedule import Progress
@@ -219,11 +220,13 @@ class Trainer:
                 home.runtime.adapted, home.base, learned, aside, settings,
                 start=start, checkpoint=checkpoint, on_progress=on_progress,
             )  # fmt: skip
-        weighter = made.weighter
+        # trained on steps of the start's own sizes times inner_lr: deltas are to move as far
+        gain = settings.inner_lr if settings.own_steps else 1.0
+        weigher = Camels(home.base.encoder, made.weighter, gain)
+        facts = {**made.facts, "curve": list(made.curve), "gain": gain}
         return home.shared.keep(
-            "camels", weighter.to_tensors(), fingerprint=weighter.fingerprint,
-            facts={**made.facts, "curve": list(made.curve)},
-        )  # fmt: skip
+            "camels", weigher.to_tensors(), fingerprint=weigher.fingerprint, facts=facts
+        )
 
     def tfidf(self, sources: Paths) -> SharedPart:
         """Count how rare tokens are in ``sources``; ``weighting = "tfidf"`` uses it."""

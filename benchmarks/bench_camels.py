@@ -37,16 +37,16 @@ from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.decode import StopRules, decode
 from adapterdb.evaluation.metrics import squad_f1
 from adapterdb.records import Generation
-from adapterdb.training.camels import CamelsSettings, meta_train
-from adapterdb.training.camels_objective import lesson_of, locality_kl, passages_of, update
+from adapterdb.training.camels.objective import lesson_of, locality_kl, passages_of, update
+from adapterdb.training.camels.run import CamelsSettings, meta_train
+from adapterdb.training.camels.space import Rows, State, leaves
 from adapterdb.training.objective import TokenSequence, TrainingPassage
 from adapterdb.training.presets import load_preset
-from adapterdb.training.space import Rows, State, leaves
 from adapterdb.training.start import load_meta_init
 from adapterdb.training.tasks import read_tasks
-from adapterdb.training.tfidf import fit_tfidf
-from adapterdb.training.weighter import weighter_of
-from adapterdb.training.weighting import Camels, Salient, TfidfWeigher, Uniform, Weigher
+from adapterdb.training.weights.tfidf import fit_tfidf
+from adapterdb.training.weights.weighter import weighter_of
+from adapterdb.training.weights.weighting import Camels, Salient, TfidfWeigher, Uniform, Weigher
 
 GAMMAS = (0.125, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 MEASURES = ("nll", "f1", "kl")

@@ -37,7 +37,7 @@ from adapterdb.training.bank import Fitted
 from adapterdb.training.objective import TokenSequence, TrainingPassage, weighed_sequences
 from adapterdb.training.recipes import Recipe
 from adapterdb.training.start import Start
-from adapterdb.training.weighting import Weigher
+from adapterdb.training.weights.weighting import Weigher
 
 CLUSTERS_AT_ONCE = 8  # whose deltas are fitted in one bank
 MEMBERS_AT_ONCE = 16  # whose losses are measured at once

@@ -34,14 +34,14 @@ class _WideAttention(TorchFunctionMode):
         if func is not F.scaled_dot_product_attention or not torch.is_grad_enabled():
             return func(*args, **given)
         query, *others = args
-        if not query.requires_grad or query.dtype == torch.float32:
+        if not query.requires_grad:
             return func(*args, **given)
         mask = given.get("attn_mask")
         if mask is not None and mask.is_floating_point():
             given = {**given, "attn_mask": mask.float()}
         with torch.autocast("cpu", enabled=False):
             wide = func(query.float(), *(other.float() for other in others), **given)
-        return wide.to(query.dtype)
+        return wide.to(torch.get_autocast_dtype("cpu"))
 
 
 class _Cast(NamedTuple):

@@ -11,8 +11,8 @@ import torch
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
+from adapterdb.training.camels.space import Rows
 from adapterdb.training.objective import TrainingPassage
-from adapterdb.training.space import Rows
 from adapterdb.training.start import Start, base_weight
 
 PASSAGES = [

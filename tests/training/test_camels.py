@@ -13,14 +13,14 @@ import torch
 from camels_making import PASSAGES, Tiny, tiny
 
 from adapterdb.errors import InvalidInput, Mismatch
-from adapterdb.training.camels import CamelsResult, meta_train, train_weighter, validation
-from adapterdb.training.camels_objective import CamelsSettings, lesson_of, passages_of
+from adapterdb.training.camels.objective import CamelsSettings, lesson_of, passages_of
+from adapterdb.training.camels.run import CamelsResult, meta_train, train_weighter, validation
+from adapterdb.training.camels.space import Rows, State
 from adapterdb.training.objective import TokenSequence, TrainingPassage
 from adapterdb.training.presets import load_preset, preset_names
 from adapterdb.training.schedule import Progress
-from adapterdb.training.space import Rows, State
 from adapterdb.training.tasks import Task
-from adapterdb.training.weighter import Weighter, WeighterSpec, weighter_of
+from adapterdb.training.weights.weighter import Weighter, WeighterSpec, weighter_of
 
 LOCALITY = ["The sea is wide.", "A hill."]
 SETTINGS = CamelsSettings(

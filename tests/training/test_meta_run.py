@@ -14,8 +14,9 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel
 from adapterdb.errors import Corrupt, InvalidInput, Mismatch
-from adapterdb.training import differentiable, meta_init
+from adapterdb.training import differentiable
 from adapterdb.training.finetune import FinetuneSettings
+from adapterdb.training.meta import run
 from adapterdb.training.meta.controls import Answering, ControlSettings, run_controls
 from adapterdb.training.meta.objective import MetaInitSettings
 from adapterdb.training.meta.run import fresh_start, train_meta_init
@@ -94,8 +95,8 @@ def test_resumed_run_is_bit_equal(
 ) -> None:  # fmt: skip
     """Stopped after step 5 and resumed from the save at 4: the same start, curve and best step."""
     base, adapted = made
-    monkeypatch.setattr(meta_init, "FREQUENT", 10)
-    monkeypatch.setattr(meta_init, "OTHERS", 20)
+    monkeypatch.setattr(run, "FREQUENT", 10)
+    monkeypatch.setattr(run, "OTHERS", 20)
     monkeypatch.setattr(differentiable, "OTHERS", 20)
     settings = replace(QUICK, outer=outer, sampled_vocabulary=True)  # type: ignore[arg-type]
     whole = train_meta_init(adapted, base.encoder, TASKS, ASIDE, settings)

@@ -12,9 +12,8 @@ import torch
 from camels_making import PASSAGES, tiny
 
 from adapterdb.errors import InvalidInput
-from adapterdb.training.camels_objective import lesson_of
-from adapterdb.training.objective import TokenSequence, TrainingPassage
-from adapterdb.training.online import (
+from adapterdb.training.camels.objective import lesson_of
+from adapterdb.training.camels.online import (
     AdaptSettings,
     LightData,
     Method,
@@ -23,9 +22,10 @@ from adapterdb.training.online import (
     compare,
     light_tuned,
 )
+from adapterdb.training.camels.space import Space, Whole
+from adapterdb.training.objective import TokenSequence, TrainingPassage
 from adapterdb.training.presets import load_preset
-from adapterdb.training.space import Space, Whole
-from adapterdb.training.weighting import Salient
+from adapterdb.training.weights.weighting import Salient
 
 SETTINGS = AdaptSettings(lrs=(1e-2, 0.0), light_lr=1e-2, light_check=2)
 VALID = [replace(p, title=f"{p.title} then") for p in PASSAGES]

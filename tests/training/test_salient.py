@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapterdb.errors import InvalidInput
-from adapterdb.training.salient import rule_spans, spacy_finder
+from adapterdb.training.weights.salient import rule_spans, spacy_finder
 
 
 @pytest.mark.parametrize(

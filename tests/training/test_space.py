@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from camels_making import PASSAGES, tiny
 
 from adapterdb.errors import InvalidInput
-from adapterdb.training.camels_objective import (
+from adapterdb.training.camels.objective import (
     CamelsSettings,
     lesson_of,
     locality_kl,
     objective,
     update,
 )
+from adapterdb.training.camels.space import Rows, Space, Whole, leaves, normalised, sgd_step
 from adapterdb.training.loss import pad
 from adapterdb.training.objective import TokenSequence
-from adapterdb.training.space import Rows, Space, Whole, leaves, normalised, sgd_step
-from adapterdb.training.weighter import WeighterSpec, weighter_of
+from adapterdb.training.weights.weighter import WeighterSpec, weighter_of
 
 SETTINGS = CamelsSettings(inner_lr=0.3, c_norm=0.2)
 

@@ -16,8 +16,8 @@ from adapterdb.base_model import load_base_model
 from adapterdb.errors import Corrupt, InvalidInput
 from adapterdb.prompts import DocumentToken, PromptEncoder, Prompts
 from adapterdb.training.objective import TrainingPassage
-from adapterdb.training.weighter import Weighter, WeighterSpec, transferred, weighter_of
-from adapterdb.training.weighting import Camels, weigher_for
+from adapterdb.training.weights.weighter import Weighter, WeighterSpec, transferred, weighter_of
+from adapterdb.training.weights.weighting import Camels, weigher_for
 
 TEXTS = [("Boats", "Mara rowed to Oste."), ("", "Nine farms lie at the end of the hill road.")]
 

@@ -12,8 +12,8 @@ from adapterdb.base_model import load_base_model
 from adapterdb.errors import Corrupt, InvalidInput
 from adapterdb.prompts import PromptEncoder
 from adapterdb.training.objective import TrainingPassage
-from adapterdb.training.tfidf import Tfidf, fit_tfidf
-from adapterdb.training.weighting import Salient, TfidfWeigher, Uniform, weigher_for
+from adapterdb.training.weights.tfidf import Tfidf, fit_tfidf
+from adapterdb.training.weights.weighting import Salient, TfidfWeigher, Uniform, weigher_for
 
 TEXTS = ["the boat of the miller", "the mill and the boat", "the hill", "the road to the mill"]
 

@@ -22,7 +22,7 @@ from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel
 from adapterdb.errors import InvalidInput, Mismatch
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training.camels_objective import (
+from adapterdb.training.camels.objective import (
     CamelsSettings,
     Lesson,
     Weigh,
@@ -30,14 +30,14 @@ from adapterdb.training.camels_objective import (
     objective,
     passages_of,
 )
+from adapterdb.training.camels.space import Rows, Space, State, Whole
 from adapterdb.training.checkpoint import load_checkpoint, save_checkpoint
 from adapterdb.training.differentiable import FREQUENT, OTHERS, Vocabulary, frequent_words
 from adapterdb.training.objective import TokenSequence, TrainingPassage
 from adapterdb.training.schedule import Budget, Progress, check_finite
-from adapterdb.training.space import Rows, Space, State, Whole
 from adapterdb.training.start import Start
 from adapterdb.training.tasks import Task
-from adapterdb.training.weighter import Weighter, weighter_of
+from adapterdb.training.weights.weighter import Weighter, weighter_of
 
 __all__ = ["CamelsResult", "CamelsSettings", "meta_train", "train_weighter", "validation"]
 
@@ -326,10 +326,8 @@ class _Run:
 
     def _lesson(self, passage: TrainingPassage) -> Lesson:
         s = self.settings
-        return lesson_of(
-            passage, self.encoder, max_document=s.max_document, max_question=s.max_question,
-            max_answer=s.max_answer,
-        )  # fmt: skip
+        limits = {"max_document": s.max_document, "max_question": s.max_question}
+        return lesson_of(passage, self.encoder, **limits, max_answer=s.max_answer)
 
     def _vocabulary(self, lessons: Sequence[Lesson]) -> Vocabulary | None:
         """The words of the inner softmax at this step."""
@@ -347,10 +345,8 @@ class _Run:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for passage in self.passages:
             digest.update(json.dumps([passage.title, passage.text, passage.qa]).encode())
-        for lesson in self.valid:
-            for sequence in (lesson.document, *lesson.questions):
-                digest.update(json.dumps(sequence.ids).encode())
-        for sequence in self.locality:
+        judged = (s for lesson in self.valid for s in (lesson.document, *lesson.questions))
+        for sequence in (*judged, *self.locality):
             digest.update(json.dumps(sequence.ids).encode())
         for tensor in self.space.begin():
             digest.update(tensor.cpu().float().numpy().tobytes())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adapterdb.errors import Corrupt, InvalidInput
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training.weighter import tensors_fingerprint
+from adapterdb.training.weights.weighter import tensors_fingerprint
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,19 @@ from torch import Tensor
 from adapterdb.errors import InvalidInput
 from adapterdb.prompts import PromptEncoder
 from adapterdb.records import check_int, check_number
+from adapterdb.training.camels.space import (
+    Normalisation,
+    Space,
+    State,
+    leaves,
+    normalised,
+    sgd_step,
+)
 from adapterdb.training.differentiable import Vocabulary, twice_differentiable
 from adapterdb.training.loss import pad
 from adapterdb.training.objective import TokenSequence, TrainingPassage
-from adapterdb.training.space import Normalisation, Space, State, leaves, normalised, sgd_step
 from adapterdb.training.tasks import Task
-from adapterdb.training.weighter import WeighterSpec
+from adapterdb.training.weights.weighter import WeighterSpec
 
 _PARTS = ("total", "qa", "kl", "norm")
 Weigh = Callable[[Tensor, Tensor], Tensor]  # input_ids, attention_mask (B, T) to weights (B, T)

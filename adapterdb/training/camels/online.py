@@ -22,10 +22,10 @@ from torch import Tensor
 from adapterdb.errors import InvalidInput
 from adapterdb.prompts import PromptEncoder
 from adapterdb.records import check_int, check_number
-from adapterdb.training.camels_objective import Lesson, lesson_of
+from adapterdb.training.camels.objective import Lesson, lesson_of
+from adapterdb.training.camels.space import Normalisation, Space, State, leaves, normalised
 from adapterdb.training.objective import TokenSequence, TrainingPassage
-from adapterdb.training.space import Normalisation, Space, State, leaves, normalised
-from adapterdb.training.weighting import Weigher
+from adapterdb.training.weights.weighting import Weigher
 
 Light = Literal["none", "interleaved", "after"]
 Score = Callable[[State], Mapping[str, float]]

@@ -15,15 +15,17 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from adapterdb.errors import InvalidInput
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training import salient
 from adapterdb.training.objective import TrainingPassage
-from adapterdb.training.tfidf import Tfidf
-from adapterdb.training.weighter import Weighter, transferred
+from adapterdb.training.weights import salient
+from adapterdb.training.weights.tfidf import Tfidf
+from adapterdb.training.weights.weighter import Weighter, tensors_fingerprint, transferred
 
+GAIN = "gain"  # among the tensors of a network
 WEIGHTINGS = ("uniform", "salient", "tfidf", "camels")
 
 
@@ -140,22 +142,27 @@ class Camels:
     Args:
         encoder: of the base model the weights are for.
         weighter: the network, with its own encoder.
+        gain: what its weights are multiplied by, as they were when it was trained.
     """
 
     name = "camels"
 
-    def __init__(self, encoder: PromptEncoder, weighter: Weighter) -> None:
-        self._encoder, self._weighter = encoder, weighter
+    def __init__(self, encoder: PromptEncoder, weighter: Weighter, gain: float = 1.0) -> None:
+        self._encoder, self._weighter, self._gain = encoder, weighter, gain
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the network."""
-        return self._weighter.fingerprint
+        """sha256 of the network and its gain."""
+        return tensors_fingerprint(self.to_tensors())
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Network and gain as named tensors, which ``weigher_for`` reads."""
+        return {**self._weighter.to_tensors(), GAIN: torch.tensor(self._gain)}
 
     def __call__(self, passages: Sequence[TrainingPassage]) -> list[Weights]:
         """The network's weights, carried over where the tokens are others."""
         texts = [(p.title, p.text) for p in passages]
-        found = self._weighter.weigh(texts)
+        found = [[self._gain * w for w in each] for each in self._weighter.weigh(texts)]
         return [self._carried(*text, weights) for text, weights in zip(texts, found, strict=True)]
 
     def _carried(self, title: str, text: str, weights: list[float]) -> Weights:
@@ -195,4 +202,6 @@ def weigher_for(
         )
     if name == "tfidf":
         return TfidfWeigher(encoder, Tfidf.from_tensors(tensors))
-    return Camels(encoder, Weighter.from_tensors(tensors))
+    network = {key: tensor for key, tensor in tensors.items() if key != GAIN}
+    gain = float(tensors.get(GAIN, torch.tensor(1.0)))
+    return Camels(encoder, Weighter.from_tensors(network), gain)

@@ -1,0 +1,1 @@
+"""CaMeLS: learning the weights of tokens by what an update with them is good for."""
