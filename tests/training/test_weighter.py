@@ -179,3 +179,16 @@ def test_same_tokens_need_no_transfer(tiny_folder: Callable[[str], Path]) -> Non
     (moved,) = Camels(encoder, weighter)([TrainingPassage("", "Nine farms.")])
     whole = weighter.weigh([("", "Nine farms.")])[0]
     assert list(moved) == pytest.approx(whole[1:])  # the same without its first, literal token
+
+
+def test_the_gain_it_was_trained_with_is_kept() -> None:
+    """Weights are multiplied by it, also after a round of storing; other gains, other deltas."""
+    mini = load_base_model("mini")
+    weighter = weighter_of(mini.model, mini.encoder, WeighterSpec(layers=1))
+    passage = TrainingPassage("Boats", "Mara rowed to Asker.")
+    plain = Camels(mini.encoder, weighter)
+    strong = weigher_for("camels", mini.encoder, Camels(mini.encoder, weighter, 4.0).to_tensors())
+    assert strong is not None
+    (once,), (four,) = plain([passage]), strong([passage])
+    assert four == pytest.approx([4 * weight for weight in once])
+    assert strong.fingerprint != plain.fingerprint
