@@ -118,7 +118,7 @@ def adb() -> None:
 
 adb.params = [*SHARED, *adb.params]
 for command in (
-    init, recipes, train, augment, ingest, cluster, ask, search, list_, show, history, rollback,
+    init, recipes, augment, train, ingest, cluster, ask, search, list_, show, history, rollback,
     delete, forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
 ):  # fmt: skip
     command.epilog = "Options that every command takes are in 'adb --help'."

@@ -3,7 +3,8 @@
 Sequences of a passage that begin alike (the same passage before several questions) are one tree of
 tokens. A batch has one of two forms, whichever is less work:
 
-    tree   one row a passage: its tree's nodes, each at its own depth, seeing its ancestors only
+    tree   R rows a passage, each the tree of some of its sequences: every node is there once, at
+           its own depth, and sees its ancestors only
     flat   M rows a passage: each sequence by itself, as a serial loop has it
 
 Both say the same in exact arithmetic. Knows no model: whether one can read a tree is for
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,8 @@ from adapterdb.training.objective import TokenSequence
 from adapterdb.training.recipes import Normalize
 
 Array = NDArray[Any]
-_ATTENTION = 6  # a column's attention over T others costs T / (6 H) of its linears
+_MANY = 16  # sequences of a passage up to which ways between all rows and one are looked at
+_ATTENTION = 2  # attention over T columns is to a linear as T to so many H, on a CPU
 
 
 class Tree:
@@ -53,6 +56,12 @@ class Tree:
         self.depths = np.zeros(len(children), dtype=np.int64)
         for path in self.paths:
             self.depths[path] = np.arange(len(path))
+
+    def nodes(self, which: Sequence[int]) -> Array:
+        """The nodes of some sequences together, parents first."""
+        if len(which) == 1:
+            return self.paths[which[0]]
+        return np.unique(np.concatenate([self.paths[j] for j in which]))
 
 
 @dataclass(frozen=True)
@@ -122,21 +131,19 @@ def pack(
         normalize: of weights, see ``Recipe``.
         device: of the result.
     """
-    used = [
-        np.unique(np.concatenate([tree.paths[j] for j in which]))
-        for tree, which in zip(trees, chosen, strict=True)
-    ]
-    wide = max(2, max(len(nodes) for nodes in used))
-    long = max(
-        2, max(len(t.paths[j]) for t, which in zip(trees, chosen, strict=True) for j in which)
-    )
-    many = max(len(which) for which in chosen)
-
-    def work(columns: int, width: int) -> float:
-        return columns * (1 + width / (_ATTENTION * hidden_size))
-
-    as_tree = many > 1 and wide <= widest_tree and work(wide, wide) < work(many * long, long)
-    rows, width = (1, wide) if as_tree else (many, long)
+    plans = _plans(trees, chosen) if widest_tree else [[[[j] for j in which] for which in chosen]]
+    costs = []
+    for plan in plans:
+        rows = max(len(groups) for groups in plan)
+        width = max(
+            len(tree.nodes(g)) for tree, groups in zip(trees, plan, strict=True) for g in groups
+        )
+        allowed = rows == max(map(len, chosen)) or width <= widest_tree
+        work = rows * width * (1 + width / (_ATTENTION * hidden_size))
+        costs.append((work if allowed else float("inf"), rows, max(2, width)))
+    best = min(range(len(plans)), key=lambda i: costs[i])
+    (_, rows, width), plan = costs[best], plans[best]
+    as_tree = rows < max(map(len, chosen))
     shape = (len(trees) * rows, width)
     ids, positions, nodes = (np.zeros(shape, dtype=np.int64) for _ in range(3))
     tokens = np.zeros(shape, dtype=bool)
@@ -144,22 +151,19 @@ def pack(
     if sees is not None:
         sees[:, range(width), range(width)] = True
     found = []
-    for n, (tree, which) in enumerate(zip(trees, chosen, strict=True)):
-        column = np.full(len(tree.ids), -1)  # the flattened place of each node
-        runs = [(n * rows, used[n])] if as_tree else [
-            (n * rows + i, tree.paths[j]) for i, j in enumerate(which)
-        ]  # fmt: skip
-        for row, mine in runs:
+    for n, (tree, groups) in enumerate(zip(trees, plan, strict=True)):
+        column = np.full(len(tree.ids), -1)  # the flattened place of each node, in any of its rows
+        for row, group in enumerate(groups, start=n * rows):
+            mine = tree.nodes(group)
             ids[row, : len(mine)] = tree.ids[mine]
             positions[row, : len(mine)] = tree.depths[mine]
             nodes[row, : len(mine)] = mine + offsets[n]
             tokens[row, : len(mine)] = True
             column[mine] = row * width + np.arange(len(mine))
-        if sees is not None:
-            for j in which:
-                path = column[tree.paths[j]] - n * width
-                sees[n][np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
-        found.append(_targets(tree, which, (whole or chosen)[n], column, n, normalize))
+            for j in group if sees is not None else ():
+                path = column[tree.paths[j]] - row * width
+                sees[row][np.ix_(path, path)] |= np.tri(len(path), dtype=bool)  # type: ignore[index]
+        found.append(_targets(tree, chosen[n], (whole or chosen)[n], column, n, normalize))
     places, labels, owners, shares, plain = (np.concatenate(part) for part in zip(*found))  # noqa: B905
 
     attended = tokens.astype(np.int64)
@@ -174,6 +178,30 @@ def pack(
         tensor(nodes), tensor(tokens), tensor(places), tensor(labels), tensor(owners),
         tensor(shares), tensor(plain), len(trees),
     )  # fmt: skip
+
+
+def _plans(trees: Sequence[Tree], chosen: Sequence[Sequence[int]]) -> list[list[list[list[int]]]]:
+    """Ways to put the sequences of each passage into M, M - 1, .. 1 rows; neighbours share most.
+
+    Each way has for each passage its groups of sequences. Where there are many, only M and 1.
+    """
+    ordered = [
+        sorted(which, key=lambda j: tree.sequences[j].ids)
+        for tree, which in zip(trees, chosen, strict=True)
+    ]
+    most = max(map(len, chosen))
+    flat = [[[j] for j in which] for which in chosen]
+    if most > _MANY:
+        return [flat, [[list(which)] for which in chosen]]
+    plans, now = [flat], [[[j] for j in which] for which in ordered]
+    for rows in range(most - 1, 0, -1):
+        for tree, groups in zip(trees, now, strict=True):
+            if len(groups) > rows:
+                sizes = [len(tree.nodes(a + b)) for a, b in pairwise(groups)]
+                i = sizes.index(min(sizes))
+                groups[i : i + 2] = [groups[i] + groups[i + 1]]
+        plans.append([list(groups) for groups in now])
+    return plans
 
 
 def _targets(

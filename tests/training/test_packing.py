@@ -72,3 +72,22 @@ def test_batches_hold_items_of_like_length() -> None:
     found = batches(tokens, 200)
     assert sorted(i for batch in found for i in batch) == list(range(6))
     assert [sorted(batch) for batch in found] == [[1, 3, 4], [0, 2], [5]]
+
+
+def test_what_shares_little_goes_into_rows_of_its_own() -> None:
+    """Two long texts of two questions each, and a short sequence, make two rows of one passage."""
+    texts = [tuple(range(first, first + 200)) for first in (100, 300)]
+    data = [
+        [TokenSequence((*text, q, 4)) for text in texts for q in (1, 2)] + [TokenSequence(SHARED)]
+    ]
+    batch = packed(data, 900)
+    assert batch.is_tree
+    assert batch.ids.shape == (2, 234)
+    assert batch.tokens.sum(-1).tolist() == [234, 204]
+    trees = [Tree(data[0])]
+    nodes = batch.nodes[batch.tokens]
+    assert sorted(nodes.tolist()) == list(range(len(trees[0].ids)))
+    flat = packed(data, 0)
+    assert sorted(zip(flat.labels.tolist(), flat.shares.tolist(), strict=True)) == sorted(
+        zip(batch.labels.tolist(), batch.shares.tolist(), strict=True)
+    )
