@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 
 from adapterdb.base_model import BaseModel
-from adapterdb.errors import InvalidInput
+from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.layout import DeltaLayout
 from adapterdb.store.shared import Shared, SharedPart
 from adapterdb.store.store import Store
@@ -80,10 +80,20 @@ class Starts:
                 code="no_start",
                 hint="train one with 'adb train ft QUESTIONS'",
             )
-        return self._shipped() or plain
+        return self._of_base() or plain
 
-    def _shipped(self) -> Start | None:
-        """The base model's own meta-init, where it has this home's layout."""
+    def shipped(self) -> Start:
+        """The meta-init that came with the base model.
+
+        Raises:
+            NotFound: if none did, or none with this home's layout.
+        """
+        start = self._of_base()
+        if start is None:
+            raise NotFound("the base model came without a meta-init for this home's layout")
+        return start
+
+    def _of_base(self) -> Start | None:
         path = self._base().meta_init_path
         if path is None:
             return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from adapterdb.engine.decode import greedy_answers
-from adapterdb.errors import InvalidInput
+from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.evaluation.metrics import squad_f1
 from adapterdb.exchange import put_row
 from adapterdb.home import Home
@@ -48,6 +48,7 @@ from adapterdb.training.weights.weighting import Camels
 if TYPE_CHECKING:
     from adapterdb.training.schedule import Progress
 
+SHIPPED = "shipped"
 ASIDE = 0.05  # of the passages, to choose the best step by, where no held-out file is given
 S = TypeVar("S", MetaInitSettings, FinetuneSettings, CamelsSettings)
 Listener = Callable[["Progress"], None]
@@ -63,6 +64,29 @@ class Trainer:
     def parts(self) -> list[SharedPart]:
         """Every shared part the home keeps, by kind and version."""
         return self._home.shared.parts()
+
+    def use(self, name: str) -> SharedPart:
+        """Make an earlier part the newest of its kind again, as a new version.
+
+        Args:
+            name: ``kind@version``, or ``shipped``: the meta-init of the base model.
+
+        Raises:
+            NotFound: if there is none of that name.
+        """
+        home = self._home
+        if name == SHIPPED:
+            return self._kept("meta-init", home.starts.shipped(), {"name": SHIPPED})
+        part = next((part for part in home.shared.parts() if part.name == name), None)
+        if part is None:
+            raise NotFound(f"the home keeps no part {name!r}", hint="'adb train parts' lists them")
+        facts = {**part.facts, "again": name}
+        tensors = home.shared.tensors(part)
+        return home.shared.keep(part.kind, tensors, fingerprint=part.fingerprint, facts=facts)
+
+    def _kept(self, kind: str, start: Start, facts: dict[str, Any]) -> SharedPart:
+        part: SharedPart = self._home.starts.keep(kind, start, facts)
+        return part
 
     def meta_init(
         self,
@@ -99,8 +123,7 @@ class Trainer:
                 on_progress=on_progress,
             )  # fmt: skip
         facts = {**made.facts, "curve": list(made.curve)}
-        part: SharedPart = home.starts.keep("meta-init", made.start, facts)
-        return part
+        return self._kept("meta-init", made.start, facts)
 
     def ft(
         self,
@@ -127,7 +150,7 @@ class Trainer:
         )  # fmt: skip
         facts = {"name": settings.name, "best_step": made.best_step, "curve": list(made.curve)}
         start = Start(made.row, torch.zeros_like(made.row))
-        part: SharedPart = self._home.starts.keep("ft", start, facts)
+        part = self._kept("ft", start, facts)
         if name:
             self._store(made, name, namespace, f"Tuned to {len(learned)} questions.", "ft")
         return part

@@ -121,3 +121,14 @@ def test_a_plain_step_for_a_home_of_factors_is_kept(
         assert [part.kind for part in made.trainer.parts()] == ["start"]
     with AdapterDB.open(tmp_path / "h", options=options) as again:
         assert torch.equal(logits(again, delta.id), expected)
+
+
+def test_the_shipped_meta_init_can_be_had_back(tmp_path: Path) -> None:
+    """After another one was trained, ``use shipped`` makes mini's own the newest again."""
+    with AdapterDB.create(tmp_path / "mini") as made:
+        starts, gradient = made._home.starts, get_recipe("gradient", has_meta_init=True)
+        starts.keep("meta-init", trained(made, 1), {})
+        assert starts.of_recipe(gradient).fingerprint != made.fingerprints["start"]
+        part = made.trainer.use("shipped")
+        assert starts.of_recipe(gradient).fingerprint == made.fingerprints["start"]
+        assert part.fingerprint == made.fingerprints["start"]

@@ -68,6 +68,21 @@ def test_a_meta_init_becomes_what_deltas_are_made_from(db: AdapterDB, questions:
     assert again.facts["begin"] == part.fingerprint
 
 
+def test_an_earlier_part_can_be_used_again(db: AdapterDB, questions: Path) -> None:
+    first, second = (
+        db.trainer.meta_init(questions, recipe="meta-pg-1b", max_steps=1, tasks=4, seed=seed)
+        for seed in (1, 2)
+    )
+    again = db.trainer.use("meta-init@1")
+    assert (again.version, again.fingerprint) == (3, first.fingerprint)
+    db.ingest([Document("a", TEXT)])
+    assert db.deltas("a")[0].shared_start == first.fingerprint != second.fingerprint
+    with pytest.raises(NotFound, match="no part 'meta-init@9'"):
+        db.trainer.use("meta-init@9")
+    with pytest.raises(NotFound, match="came without a meta-init"):
+        db.trainer.use("shipped")
+
+
 def test_a_task_tuned_start_serves_prag_warm_and_acts_by_name(
     db: AdapterDB, questions: Path
 ) -> None:

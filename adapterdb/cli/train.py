@@ -218,6 +218,24 @@ def parts(settings: Settings) -> None:
     )
 
 
+@train.command()
+@click.argument("part", metavar="PART")
+@shared
+def use(settings: Settings, part: str) -> None:
+    """Make an earlier part the newest of its kind again.
+
+    PART is a name that 'adb train parts' prints, or 'shipped': the meta-init that came with the
+    base model. What is ingested from now on is made from it.
+
+    Example:
+      adb train use meta-init@1
+      adb train use shipped
+    """
+    with settings.open() as db:
+        kept = db.trainer.use(part)
+    _print_part(settings, kept)
+
+
 class _Reporter:
     """Says how a run goes on: JSON lines, or a line of text at each evaluation."""
 

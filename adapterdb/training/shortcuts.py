@@ -2,7 +2,8 @@
 
     lower layers   those below the lowest adapted one say the same whatever the rows are; they run
                    once, and later forwards begin above them
-    last layer     what follows its attention is computed only where there is a label
+    last layer     its queries, and what follows its attention, are computed only where there is
+                   a label
     trees          sequences that begin alike are one row (see ``packing``)
 
 None of this is true of every model, so each is tried once against the plain forward and left alone
@@ -18,7 +19,9 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.layout import MLP_ENDINGS
@@ -86,6 +89,7 @@ class Shortcuts:
         self._additive = config._attn_implementation == "eager"
         stack, self._lowest = _stack(adapted)
         self._lower_layers = list(stack[: self._lowest])
+        self._last_layer = stack[-1] if len(stack) else nn.Identity()
         self._last_linears = [
             module
             for name, module in (stack[-1].named_modules() if len(stack) else ())
@@ -132,6 +136,8 @@ class Shortcuts:
                 for linear in self._last_linears:
                     forward = _only_at(linear.forward, packed.distinct, packed.ids.numel())
                     stack.enter_context(answering(linear, forward))
+                last = self._last_layer
+                stack.enter_context(answering(last, _asking(last.forward, packed)))
             split = SplitModel(model)
             mask, positions = self._mask(packed, next(model.parameters()).dtype)
             hidden = split.hidden_states(packed.ids, mask, positions)
@@ -225,6 +231,58 @@ def _only_at(
         return whole.reshape(*x.shape[:-1], -1)
 
     return some
+
+
+def _asking(forward: Callable[..., Any], packed: Packed) -> Callable[..., Any]:
+    """A layer's forward whose attention is asked only by labelled places."""
+    rows, width = packed.ids.shape
+    labelled = torch.zeros(rows * width, dtype=torch.bool, device=packed.ids.device)
+    labelled[packed.distinct] = True
+    # each row's labelled places first, then as many others as the fullest row has more
+    order = (~labelled.view(rows, width)).to(torch.uint8).argsort(dim=-1, stable=True)
+    asking = order[:, : int(labelled.view(rows, width).sum(-1).max())]
+
+    def some(*args: Any, **kwargs: Any) -> Any:
+        with _Queries(asking, width):
+            return forward(*args, **kwargs)
+
+    return some
+
+
+class _Queries(TorchFunctionMode):
+    """Attention at some places of each row; zero at the others.
+
+    Args:
+        places: int64 ``(B, L)``.
+        width: T.
+    """
+
+    def __init__(self, places: Tensor, width: int) -> None:
+        super().__init__()
+        self._places, self._width = places, width
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        mask = given.get("attn_mask")
+        if func is not F.scaled_dot_product_attention or mask is None or len(args) != 3:
+            return func(*args, **given)
+        query, key, value = args
+        rows, heads, width, _ = query.shape
+        if (rows, width, width) != (len(self._places), self._width, mask.shape[-2]):
+            return func(*args, **given)
+        places = self._places[:, None, :, None]
+        mask = mask.expand(rows, *mask.shape[1:])
+        asked = query.gather(2, places.expand(-1, heads, -1, query.shape[-1]))
+        seen = mask.gather(2, places.expand(-1, mask.shape[1], -1, mask.shape[-1]))
+        said = func(asked, key, value, **{**given, "attn_mask": seen})
+        whole = said.new_zeros(rows, heads, width, said.shape[-1])
+        return whole.scatter(2, places.expand(-1, heads, -1, said.shape[-1]), said)
 
 
 def _trial(words: int) -> list[list[TokenSequence]]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch.overrides import TorchFunctionMode
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.layout import LoraSpec, plan_layout
@@ -139,6 +140,23 @@ def test_last_layer_runs_at_labels_only() -> None:
     bank.losses(adapted, torch.zeros(3, adapted.layout.size), DATA)
     assert seen[2] == 3 * (40 + 4 + 7 + 5)
     assert seen[3] == sum(len(s.ids) - s.loss_from for sequences in DATA for s in sequences)
+
+
+def test_last_attention_is_asked_by_labels_only() -> None:
+    """The last layer's attention has as many queries as the fullest row has labelled places."""
+    adapted = adapted_model("llama")
+    shortcuts_of(adapted)
+    asked = []
+
+    class Watching(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                asked.append(args[0].shape[-2])
+            return func(*args, **(kwargs or {}))
+
+    with Watching():
+        bank.losses(adapted, torch.zeros(3, adapted.layout.size), DATA)
+    assert asked == [56, 56, 56, (6 - 1) + (3 - 1) + (9 - 1)]
 
 
 def test_the_model_is_left_as_it_was() -> None:
