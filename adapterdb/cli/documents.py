@@ -105,11 +105,11 @@ def _print_deltas(deltas: list[Delta] | None) -> None:
     if deltas:
         click.echo()
         print_table(
-            ("delta", "kind", "span", "norm", "loss before", "loss after", "bytes"),
+            ("delta", "kind", "recipe", "span", "norm", "loss before", "loss after", "bytes", "flag"),
             [
-                (d.id[:12], d.kind, f"{d.start}-{d.end}", d.norm,
+                (d.id[:12], d.kind, d.recipe, f"{d.start}-{d.end}", d.norm,
                  "" if d.loss_before is None else d.loss_before,
-                 "" if d.loss_after is None else d.loss_after, d.size_bytes)
+                 "" if d.loss_after is None else d.loss_after, d.size_bytes, d.flag)
                 for d in deltas
             ],
         )  # fmt: skip

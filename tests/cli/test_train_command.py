@@ -74,6 +74,9 @@ def test_ingest_is_told_the_method(run: Run, home: Path, tmp_path: Path) -> None
     assert grouped.exit_code == 0, grouped.output
     stats = lines(run("stats", "--namespace", "two", "--json", "-d", home).stdout)[0]
     assert (stats["clusters"], stats["deltas"]) == (2, 3)
+    shown = run("show", "a.txt", "--namespace", "two", "-d", home)
+    assert "cluster" in shown.output
+    assert "rg" in run("show", "a.txt", "-d", home).output
     again = run("cluster", "1", "--namespace", "two", "--json", "-d", home)
     assert again.exit_code == 0, again.output
     assert (
