@@ -105,7 +105,8 @@ def _print_deltas(deltas: list[Delta] | None) -> None:
     if deltas:
         click.echo()
         print_table(
-            ("delta", "kind", "recipe", "span", "norm", "loss before", "loss after", "bytes", "flag"),
+            ("delta", "kind", "recipe", "span", "norm", "loss before", "loss after", "bytes",
+             "flag"),
             [
                 (d.id[:12], d.kind, d.recipe, f"{d.start}-{d.end}", d.norm,
                  "" if d.loss_before is None else d.loss_before,
