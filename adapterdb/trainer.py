@@ -7,7 +7,7 @@ keeps the result durably. Reached as ``AdapterDB.trainer``; owns no numbers: tho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -238,7 +238,7 @@ class Trainer:
         learned, aside = _tasks(questions, held_out, settings.seed)
         home = self._home
         start = home.starts.of_recipe(home.recipe)
-        with self._training():
+        with self._training(exact=True):
             made = train_weighter(
                 home.runtime.adapted, home.base, learned, aside, settings,
                 start=start, checkpoint=checkpoint, on_progress=on_progress,
@@ -313,11 +313,15 @@ class Trainer:
         )
 
     @contextmanager
-    def _training(self) -> Iterator[None]:
-        """The model, for a run; nothing is loaded or trained on a home that can't keep it."""
+    def _training(self, *, exact: bool = False) -> Iterator[None]:
+        """The model, for a run; nothing is loaded or trained on a home that can't keep it.
+
+        Args:
+            exact: without bfloat16 products, which make CaMeLS's double backward slower.
+        """
         home = self._home
         home.store.check_writable()
-        with home.runtime.lock, home.base.fitting_precision():
+        with home.runtime.lock, nullcontext() if exact else home.base.fitting_precision():
             yield
 
     def _documents(self, sources: Paths) -> Iterator[Document]:

@@ -34,9 +34,8 @@ from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.decode import greedy_answers
 from adapterdb.evaluation.metrics import squad_f1
-from adapterdb.records import Generation
 from adapterdb.training.camels.objective import lesson_of, locality_kl, passages_of, update
 from adapterdb.training.camels.run import CamelsSettings, meta_train
 from adapterdb.training.camels.space import Rows, State, leaves
@@ -89,13 +88,9 @@ class Bench:
 
     def answer(self, passage: TrainingPassage, state: State) -> str:
         """What is said to its first question, greedily."""
-        encoder = self.base.encoder
-        stops = StopRules(*encoder.stops(), encoder.decode)
-        prompt = encoder.blind(passage.qa[0][0])
-        with self.rows.adapted.using_rows(state[0][None]) as model:
-            steps = decode(model, [prompt], Generation(), stops, encoder.prompts.max_new_tokens)
-            said = [step[0] for step in steps if step[0] is not None]
-        return stops.text(said)
+        prompt = self.base.encoder.blind(passage.qa[0][0])
+        rows = state[0][None]
+        return greedy_answers(self.rows.adapted, self.base.encoder, rows, [prompt])[0]
 
     def kl(self, state: State, text: TokenSequence) -> float:
         """How far the step moved predictions on a text that has nothing to do with it."""

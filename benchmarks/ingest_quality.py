@@ -15,10 +15,9 @@ from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel, load_base_model
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.decode import greedy_answers
 from adapterdb.evaluation.metrics import squad_f1
 from adapterdb.layout import plan_layout
-from adapterdb.records import Generation
 from adapterdb.training import bank
 from adapterdb.training.objective import TrainingPassage
 from adapterdb.training.recipes import get_recipe
@@ -91,14 +90,5 @@ def _answers(
     base: BaseModel, adapted: AdaptedModel, tasks: list[Task], rows: Tensor | None
 ) -> list[str]:
     """What is said to each question alone, each with its own row, in float32."""
-    ids, texts = base.encoder.stops()
-    stops = StopRules(ids, texts, base.encoder.decode)
     prompts = [base.encoder.blind(task.question) for task in tasks]
-    with adapted.using_rows(rows) as model:
-        steps = list(
-            decode(model, prompts, Generation(), stops, base.encoder.prompts.max_new_tokens)
-        )
-    return [
-        stops.text([step[i] for step in steps if step[i] is not None])  # type: ignore[misc]
-        for i in range(len(tasks))
-    ]
+    return greedy_answers(adapted, base.encoder, rows, prompts)
