@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -26,6 +25,7 @@ from adapterdb.ingest.chunking import chunk
 from adapterdb.ingest.clusters import ClusterOptions, cluster, delta_directions
 from adapterdb.ingest.making import Made, Maker, Piece, Workshop
 from adapterdb.ingest.readers import Rejection, check_document
+from adapterdb.ingest.tally import Tally
 from adapterdb.records import (
     Document,
     DocumentResult,
@@ -114,7 +114,7 @@ class Pipeline:
                 texts of the run are then held in memory, and committed together.
         """
         check_namespace(namespace)
-        tally = _Tally(passages_total, on_progress)
+        tally = Tally(passages_total, on_progress)
         waiting: list[_Work] = []
         for item in items:
             work = self._begin(item, namespace, metadata or {}, clusters)
@@ -188,7 +188,7 @@ class Pipeline:
         Raises:
             NotFound: if there is no such document.
         """
-        tally = _Tally(None, on_progress)
+        tally = Tally(None, on_progress)
         works, rows = self._stored(check_namespace(namespace), where)
         if not works:
             raise NotFound(f"namespace {namespace!r} holds no such document")
@@ -280,7 +280,7 @@ class Pipeline:
         batch = _next_batch(waiting)
         return len(batch) < sum(len(work.passages) - len(work.made) for work in waiting)
 
-    def _step(self, waiting: list[_Work], tally: _Tally) -> None:
+    def _step(self, waiting: list[_Work], tally: Tally) -> None:
         """Fit one batch, then commit the documents it completed."""
         batch = _next_batch(waiting)
         made = self.maker.make([work.piece(passage) for work, passage in batch])
@@ -293,7 +293,7 @@ class Pipeline:
     def _step_clusters(
         self,
         waiting: list[_Work],
-        tally: _Tally,
+        tally: Tally,
         clusters: ClusterOptions,
         directions: NDArray[np.float32] | None = None,
     ) -> None:
@@ -315,7 +315,7 @@ class Pipeline:
         self._commit(waiting, tally)
         waiting.clear()
 
-    def _commit(self, done: Sequence[_Work], tally: _Tally) -> None:
+    def _commit(self, done: Sequence[_Work], tally: Tally) -> None:
         """Make finished documents exist, and say what became of each."""
         good = [work for work in done if work.failed is None]
         stored = self.store.commit(
@@ -365,42 +365,3 @@ def _next_batch(waiting: list[_Work]) -> list[tuple[_Work, Passage]]:
 
 def _rejected(name: str, namespace: str, code: str, message: str) -> DocumentResult:
     return DocumentResult("rejected", name, namespace, code=code, message=message)
-
-
-class _Tally:
-    """Counts what became of documents and tells whoever listens."""
-
-    def __init__(
-        self, passages_total: int | None, on_progress: Callable[[Progress], None] | None
-    ) -> None:
-        self.passages = self.documents = self.size_bytes = self.indexed = 0
-        self._counts = {"added": 0, "updated": 0, "skipped": 0, "rejected": 0}
-        self._failures: list[DocumentResult] = []
-        self._total, self._listener = passages_total, on_progress
-        self._began = time.perf_counter()
-
-    def add(self, result: DocumentResult) -> None:
-        if result.event == "committed":
-            self._counts["added" if result.version == 1 else "updated"] += 1
-            self.passages += result.passages
-        else:
-            self._counts[result.event] += 1
-        if result.event == "rejected":
-            self._failures.append(result)
-        self.documents += 1
-        if self._listener is not None:
-            self._listener(
-                Progress(self.documents, self.passages, self._total, self._seconds(), result)
-            )
-
-    def report(self) -> IngestReport:
-        return IngestReport(
-            **self._counts,
-            passages=self.passages,
-            size_bytes=self.size_bytes,
-            seconds=self._seconds(),
-            failures=tuple(self._failures),
-        )
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self._began
