@@ -11,26 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
+from adapterdb.answers import Answer, Composition, Generation, Mixture, Mode, Token
 from adapterdb.config import Config
 from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.home import Home, LoadOptions
 from adapterdb.records import (
-    Answer,
     Change,
-    Composition,
     Delta,
     Document,
     Estimate,
-    Generation,
     Hit,
     IngestReport,
     Metadata,
-    Mixture,
-    Mode,
     Progress,
     SearchKind,
     StoredDocument,
-    Token,
     check_int,
     check_namespace,
     check_usable,

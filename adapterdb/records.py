@@ -11,18 +11,11 @@ from typing import Any, Literal
 
 from adapterdb.errors import Corrupt, InvalidInput
 
-Mode = Literal["base", "rag", "adapter", "hybrid"]
-Composition = Literal["cat", "mean", "single"]
 DeltaKind = Literal["lora", "gradient", "imported", "cluster"]
 ChangeKind = Literal["put", "rollback", "delete", "forget"]
 SearchKind = Literal["hybrid", "vector", "text"]
 MetadataValue = str | int | float | bool | list[str]
 Metadata = Mapping[str, MetadataValue]
-
-MODES: tuple[Mode, ...] = ("base", "rag", "adapter", "hybrid")
-COMPOSITIONS: tuple[Composition, ...] = ("cat", "mean", "single")
-MAX_QUESTION_CHARS = 8192
-MAX_K = 100
 
 
 class Record:
@@ -218,83 +211,6 @@ class Hit(Record):
 
 
 @dataclass(frozen=True)
-class Mixture(Record):
-    """Deltas and their weights for one question, best first."""
-
-    parts: tuple[tuple[str, float], ...] = ()
-    composition: Composition = "cat"
-
-
-@dataclass(frozen=True)
-class Source(Record):
-    """What an answer leaned on: a passage, its delta, and the weight it acted with."""
-
-    document: str
-    version: int
-    start: int
-    end: int
-    delta_id: str
-    weight: float
-    similarity: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Generation(Record):
-    """How answers are decoded.
-
-    Args:
-        max_tokens: 1..4096 new tokens, or None for the base model's own default.
-        temperature: 0 (greedy) to 10.
-        top_p: nucleus mass in (0, 1]; used when temperature > 0.
-        seed: of the sampling; the same seed gives the same answer.
-    """
-
-    max_tokens: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None:
-            check_int("max_tokens", self.max_tokens, 1, 4096)
-        check_number("temperature", self.temperature, 0.0, 10.0)
-        check_number("top_p", self.top_p, 1e-6, 1.0)
-        check_int("seed", self.seed, 0, 2**63 - 1)
-
-
-@dataclass(frozen=True)
-class Answer(Record):
-    """An answer with its sources.
-
-    Args:
-        text: what the model said, stripped.
-        sources: passages and deltas used, best first; empty in mode ``base``.
-        tokens_in: prompt tokens; ``tokens_out``: generated tokens, the stop token not counted.
-        timings_ms: wall milliseconds by stage (``search``, ``load``, ``generate``, ``total``).
-        note: says when nothing relevant was stored, or what was left out; else empty.
-    """
-
-    question: str
-    text: str
-    mode: Mode
-    sources: tuple[Source, ...]
-    mixture: Mixture
-    tokens_in: int
-    tokens_out: int
-    timings_ms: Mapping[str, float]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Token(Record):
-    """A piece of a streamed answer; the last one carries the whole answer."""
-
-    text: str
-    answer: Answer | None = None
-
-
-@dataclass(frozen=True)
 class DocumentResult(Record):
     """What became of one document of an ingest, made known after its commit.
 
@@ -365,21 +281,6 @@ def check_number(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise InvalidInput(f"{name} is {value!r}; allowed is a number from {low:g} to {high:g}")
     return float(value)
-
-
-def check_question(question: object) -> str:
-    """``question`` if it is usable text, else InvalidInput saying why."""
-    if not isinstance(question, str) or not question.strip():
-        raise InvalidInput("the question is empty", hint="ask something in words")
-    if len(question) > MAX_QUESTION_CHARS:
-        raise InvalidInput(
-            f"the question has {len(question)} characters; at most {MAX_QUESTION_CHARS} are allowed"
-        )
-    bad = next((c for c in question if (ord(c) < 32 and c not in "\t\n\r") or ord(c) == 127), None)
-    if bad is not None or any(0xD800 <= ord(c) <= 0xDFFF for c in question):
-        shown = repr(bad) if bad is not None else "a lone surrogate"
-        raise InvalidInput(f"the question contains the control character {shown}; remove it")
-    return question
 
 
 def check_usable(delta: Delta) -> Delta:

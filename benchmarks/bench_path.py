@@ -40,12 +40,13 @@ from peft.utils.hotswap import hotswap_adapter
 from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
+from adapterdb.answers import Generation, Mixture
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.decode import StopRules, decode
 from adapterdb.engine.runtime import Registered, Runtime
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from adapterdb.peft_format import write_peft
-from adapterdb.records import Document, Generation, Mixture, Passage
+from adapterdb.records import Document, Passage
 from adapterdb.store.rows import NewDocument, NewPassage, StoreInfo
 from adapterdb.store.store import Store
 from adapterdb.training import bank

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from adapterdb.adapted_model import AdaptedModel
+from adapterdb.answers import Generation
 from adapterdb.engine.decode import StopRules, decode
 from adapterdb.layout import LoraSpec, plan_layout
-from adapterdb.records import Generation
 from adapterdb.training.head import SplitModel
 
 WORDS = {"vocab_size": 120, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -22,6 +22,7 @@ ROWS = (
     {"training", "store"},
     {
         "adapted_model",
+        "prototype",
         "base_model",
         "embedder",
         "prompts",
@@ -30,7 +31,7 @@ ROWS = (
         "peft_config",
     },
     {"kernels"},
-    {"layout", "records", "config", "errors"},
+    {"layout", "answers", "records", "config", "errors"},
 )
 SOCIAL = ROWS[8], ROWS[10]  # rows whose units may import each other, though never in circles
 ONLY_IN = {"sqlalchemy": "store", "lancedb": "store", "rich": "cli", "click": "cli"}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from adapterdb.answers import COMPOSITIONS, MODES, Answer, Generation
 from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE, K, parse_adapters
 from adapterdb.cli.output import print_answer, print_json, print_table, printable, shorten
 from adapterdb.cli.settings import Settings, shared
 from adapterdb.errors import InvalidInput
-from adapterdb.records import COMPOSITIONS, MODES, Answer, Generation
 
 if TYPE_CHECKING:
     from adapterdb.database import AdapterDB

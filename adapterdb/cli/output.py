@@ -19,7 +19,8 @@ import click
 from adapterdb.errors import AdapterDBError
 
 if TYPE_CHECKING:
-    from adapterdb.records import Answer, Estimate, IngestReport
+    from adapterdb.answers import Answer
+from adapterdb.records import Estimate, IngestReport
 
 PIPE_WIDTH = 160  # columns of a table that goes to no terminal
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")

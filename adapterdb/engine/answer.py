@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from adapterdb.answers import Answer, Source, Token, check_question
 from adapterdb.engine.decode import StopRules, decode
 from adapterdb.engine.plan import AskOptions, Plan, Planner
-from adapterdb.records import Answer, Source, Token, check_question
 
 BATCH = 16  # questions decoded together; more would only wait for the longest answer
 _UNFINISHED = "\ufffd"  # how a character looks of which only some bytes have been said

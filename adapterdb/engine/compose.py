@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from adapterdb.answers import COMPOSITIONS, Composition, Mixture
 from adapterdb.errors import InvalidInput
-from adapterdb.records import COMPOSITIONS, Composition, Hit, Mixture
+from adapterdb.records import Hit
 
 
 def compose(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
+from adapterdb.answers import Generation
 from adapterdb.prompts import PromptEncoder
-from adapterdb.records import Generation
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from adapterdb.answers import MAX_K, MODES, Composition, Generation, Mixture, Mode, check_question
 from adapterdb.config import SearchConfig
 from adapterdb.embedder import Embedder
 from adapterdb.engine.compose import capped, compose
 from adapterdb.engine.runtime import Registered, Runtime
 from adapterdb.engine.search import Found, found_as, search
 from adapterdb.errors import Corrupt, InvalidInput, NotFound
-from adapterdb.records import (
-    MAX_K,
-    MODES,
-    Composition,
-    Generation,
-    Hit,
-    Mixture,
-    Mode,
-    check_int,
-    check_number,
-    check_question,
-)
+from adapterdb.records import Hit, check_int, check_number
 from adapterdb.store.store import Store
 
 NOTABLE = 2.0  # times the usual norm: what is held back by less is not worth a word

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel, Factors
+from adapterdb.answers import Mixture
 from adapterdb.base_model import BaseModel
 from adapterdb.engine.slots import Loader, SlotPool
 from adapterdb.engine.workspace import Workspace
 from adapterdb.errors import NotFound
 from adapterdb.layout import DeltaLayout
-from adapterdb.records import DeltaKind, Mixture
+from adapterdb.records import DeltaKind
 from adapterdb.store.rows import RowRef
 from adapterdb.training.start import Start
 

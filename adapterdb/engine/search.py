@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from adapterdb.answers import MAX_K, check_question
 from adapterdb.embedder import Embedder
 from adapterdb.errors import InvalidInput
-from adapterdb.records import MAX_K, Hit, SearchKind, check_int, check_namespace, check_question
+from adapterdb.records import Hit, SearchKind, check_int, check_namespace
 from adapterdb.store.rows import PassageRow, RowRef, Scored
 from adapterdb.store.store import Store
 

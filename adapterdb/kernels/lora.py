@@ -10,7 +10,7 @@ argument. Sorting work by slot, paging and storage are other files' business.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from adapterdb.errors import InvalidInput
 from adapterdb.kernels import reference
 
-Impl = Literal["auto", "reference"]
+Impl = Literal["auto", "reference", "loop", "gathered", "native", "triton"]
+IMPLS: tuple[Impl, ...] = get_args(Impl)
 
 
 def add_lora(

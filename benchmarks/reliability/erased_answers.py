@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from adapterdb import AdapterDB
-from adapterdb.records import Answer, Mode
+from adapterdb.answers import Answer, Mode
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCUMENTS, FORGOTTEN, QUESTIONS, HITS = 10, 2, 16, 3

@@ -26,8 +26,8 @@ import hostile_filters as hostile
 import small_store
 from case_runner import CaseRunner
 
+from adapterdb.answers import check_question
 from adapterdb.errors import BadFilter, InvalidInput
-from adapterdb.records import check_question
 from adapterdb.store import Store, parse_filter
 
 CANARY = "canary"

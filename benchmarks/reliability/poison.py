@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from adapterdb import AdapterDB
+from adapterdb.answers import Mixture
 from adapterdb.config import SearchConfig
 from adapterdb.engine.compose import capped
 from adapterdb.evaluation.metrics import squad_f1
-from adapterdb.records import Mixture
 from adapterdb.store import Store
 
 SCALES = (1, 10, 100, 1000)

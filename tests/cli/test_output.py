@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from adapterdb.answers import Token
 from adapterdb.cli.output import duration, printable, shorten, size, to_json
-from adapterdb.records import Token
 
 
 def test_control_characters_are_escaped() -> None:

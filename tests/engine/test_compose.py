@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
+from adapterdb.answers import Mixture
 from adapterdb.config import SearchConfig
 from adapterdb.engine.compose import capped, compose
 from adapterdb.errors import InvalidInput
-from adapterdb.records import Hit, Mixture
+from adapterdb.records import Hit
 
 
 def hit(delta_id: str, similarity: float) -> Hit:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from adapterdb.answers import Generation
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.decode import StopRules, decode
-from adapterdb.records import Generation
 
 PROMPTS = [[1, 40, 41, 42, 43, 44], [1, 90], [1, 60, 61, 62]]
 

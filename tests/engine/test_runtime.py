@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapterdb.answers import Mixture
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.runtime import Registered, Runtime
 from adapterdb.errors import NotFound
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from adapterdb.peft_format import write_peft
-from adapterdb.records import Mixture
 from adapterdb.store.rows import RowRef
 from adapterdb.training.start import Start
 
