@@ -79,6 +79,20 @@ class AdaptedModel:
             return self.using(None)
         return self.using(self.layout.views(rows), self.layout.scale)
 
+    def keep_rows(self, rows: Tensor) -> None:
+        """Inside ``using``: go on with these rows of the batch, int64 ``(B',)``.
+
+        What acts with one bank row for all goes on as it is.
+        """
+        acting = self._acting
+        if acting is None or len(acting.factors[0][0]) == 1:
+            return
+        rows = rows.to(acting.factors[0][0].device)
+        self._acting = acting._replace(
+            factors=[(a[rows], b[rows]) for a, b in acting.factors],
+            gates=acting.gates and [gate.of_rows(rows) for gate in acting.gates],
+        )
+
     def remove(self) -> None:
         """Take the hooks off the model."""
         for handle in self._handles:

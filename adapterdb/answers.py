@@ -6,8 +6,8 @@ Plain frozen records like those of ``records``; ``to_dict`` is what ``--json`` p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from adapterdb.errors import InvalidInput
 from adapterdb.records import Record, check_int, check_number
@@ -40,21 +40,23 @@ class Dials(Record):
         density: share of entries that ``ties``, ``dare_*`` and ``magnitude_prune`` keep, in (0, 1];
             None: 0.2 for ties, else 0.5.
         seed: of what ``dare_*`` drops.
-        top_k: deltas a token goes through in ``arrow`` and ``gate``, 1 to 100.
+        top_k: deltas a token goes through in ``arrow`` and ``gate``, 1 to 100; None: as the gate
+            was trained, 2 for ``arrow``.
         gate_temperature: of their softmax, above 0; higher is flatter (MeteoRA: 15 to 30 where a
             prompt holds several tasks). None: what the gate was trained with, 1 for ``arrow``.
     """
 
     density: float | None = None
     seed: int = 0
-    top_k: int = 2
+    top_k: int | None = None
     gate_temperature: float | None = None
 
     def __post_init__(self) -> None:
         if self.density is not None:
             check_number("density", self.density, 1e-6, 1.0)
         check_int("seed", self.seed, 0, 2**63 - 1)
-        check_int("top_k", self.top_k, 1, MAX_K)
+        if self.top_k is not None:
+            check_int("top_k", self.top_k, 1, MAX_K)
         if self.gate_temperature is not None:
             check_number("gate_temperature", self.gate_temperature, 1e-6, 1e6)
 
@@ -104,6 +106,7 @@ class Source(Record):
     weight: float
     similarity: float
     text: str
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,11 @@ class Answer(Record):
         text: what the model said, stripped.
         sources: passages and deltas used, best first; empty in mode ``base``.
         tokens_in: prompt tokens; ``tokens_out``: generated tokens, the stop token not counted.
-        timings_ms: wall milliseconds by stage (``search``, ``load``, ``generate``, ``total``).
+        timings_ms: wall milliseconds by stage (``search``, ``load``, ``generate`` and in it
+            ``first_token``; ``total``); those of the model are of the whole batch.
         note: says when nothing relevant was stored, or what was left out; else empty.
+        logprob: mean natural log-probability of the answer's tokens; None for an empty one.
+        ran: how it was searched and carried out, and what was expected of that (``History``).
     """
 
     question: str
@@ -127,6 +133,8 @@ class Answer(Record):
     tokens_out: int
     timings_ms: Mapping[str, float]
     note: str = ""
+    logprob: float | None = None
+    ran: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
-from adapterdb.answers import Answer, Composition, Generation, Mixture, Mode, Token
+from adapterdb.answers import (
+    Answer,
+    AskMode,
+    Composition,
+    Dials,
+    Generation,
+    Mixture,
+    Token,
+    Weighting,
+)
 from adapterdb.config import Config
 from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.home import Home, LoadOptions
@@ -295,6 +304,47 @@ class AdapterDB:
         home = self._home
         return put_row(home.store, home.embedder, home.base, row, document, namespace, made_from)
 
+    def merge(
+        self,
+        names: str | Iterable[str],
+        into: str,
+        *,
+        compose: Composition = "linear",
+        weights: Mapping[str, float] | Weighting | None = None,
+        strength: float = 1.0,
+        dials: Dials | None = None,
+        text: str = "",
+        title: str = "",
+        namespace: str = "default",
+        metadata: Metadata | None = None,
+    ) -> Delta:
+        """Store deltas put together as one, the delta of a new document.
+
+        It is found and asked like any other, and deleted or forgotten with any of its parents.
+
+        Args:
+            names: documents or delta ids, the most important first.
+            into: name of the document that stands for it.
+            compose: a merge, ``gradient`` (gradient deltas of one start), or ``cat`` where one
+                delta can hold it; see ``engine.merge``.
+            weights: number by name, ``uniform`` or ``sum``; None: as the composition is defined.
+            strength: gamma, multiplies every weight.
+            dials: density, seed.
+            text: what it is found by; empty: a line that names what was merged.
+
+        Raises:
+            InvalidInput: if the composition of these deltas is none of one delta's rank.
+        """
+        from adapterdb.merging import Merger, weighed
+
+        check_namespace(namespace)
+        wanted = [names] if isinstance(names, str) else names
+        named = {name: self._named(name, namespace) for name in wanted}
+        mixture = Mixture(weighed(named, compose, weights, strength), compose, dials or Dials())
+        return Merger(self._home).store(
+            mixture, into, namespace, text=text, title=title, metadata=metadata
+        )
+
     # --- finding and asking
 
     def search(
@@ -330,9 +380,12 @@ class AdapterDB:
         self,
         questions: Sequence[str],
         *,
-        mode: Mode = "hybrid",
+        mode: AskMode = "hybrid",
         k: int | None = None,
         compose: Composition = "cat",
+        weights: Weighting | None = None,
+        strength: float = 1.0,
+        dials: Dials | None = None,
         namespace: str = "default",
         where: str | None = None,
         as_of: int | str | None = None,
@@ -344,14 +397,20 @@ class AdapterDB:
 
         Args:
             questions: 1 to 8,192 characters each.
-            mode: ``base``, ``rag``, ``adapter`` or ``hybrid``, see ``engine.plan``.
+            mode: ``base``, ``rag``, ``adapter``, ``hybrid`` or ``auto``, see ``engine.plan``.
             k: hits used; None takes the home's setting, or what the base model reads best.
-            compose: ``cat``, ``mean`` or ``single``.
+            compose: how hits become a mixture: ``cat``, ``mean``, ``single``, ``gradient``, a merge
+                (``linear``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``, ``magnitude_prune``,
+                ``orthogonal``) or a gate (``arrow``, ``gate``), see ``engine.compose``.
+            weights: ``score``, ``uniform`` or ``sum``; None: as the composition is defined.
+            strength: gamma, multiplies every weight, 0 to 100.
+            dials: numbers of the composition (density, seed, top-k, gate temperature).
             namespace, where: what is searched.
             as_of: answer from what was stored then: a change number (see ``history``), or a date or
                 time in ISO form. Documents deleted since are not found.
             min_similarity: hits under this cosine are not used; None takes the home's setting.
-            mixture: deltas to act instead of searched ones: a Mixture, or id or name to weight.
+            mixture: deltas to act instead of searched ones: a Mixture, which acts as it is, or id
+                or name to weight, composed as ``compose``, ``strength`` and ``dials`` say.
             generation: decoding options.
 
         Returns:
@@ -361,10 +420,12 @@ class AdapterDB:
             InvalidInput: for a question or option that isn't allowed; the message names it.
         """
         options = self._options(
-            mode=mode, k=k, composition=compose, namespace=namespace, where=where, as_of=as_of,
-            min_similarity=min_similarity, mixture=mixture, generation=generation,
+            mode=mode, k=k, composition=compose, weights=weights, strength=strength, dials=dials,
+            namespace=namespace, where=where, as_of=as_of, min_similarity=min_similarity,
+            mixture=mixture, generation=generation,
         )  # fmt: skip
-        return self._home.answerer.ask_many(questions, options)
+        answers: list[Answer] = self._home.answerer.ask_many(questions, options)
+        return answers
 
     def stream(self, question: str, **options: Any) -> Iterator[Token]:
         """Answer one question piece by piece; the last token carries the ``Answer``.
@@ -372,12 +433,13 @@ class AdapterDB:
         The model is held until the stream is read to its end or closed: other threads wait.
         """
         options["composition"] = options.pop("compose", "cat")
-        return self._home.answerer.stream(question, self._options(**options))
+        tokens: Iterator[Token] = self._home.answerer.stream(question, self._options(**options))
+        return tokens
 
     @contextmanager
     def applied(self, mixture: Mixture | Mapping[str, float]) -> Iterator[Any]:
         """The transformers model acting with ``mixture`` inside the block, for your own calls."""
-        from adapterdb.engine.runtime import Registered
+        from adapterdb.engine.registered import Registered
 
         chosen = self._mixture(mixture, "default")
         store, ids = self._home.store, [delta_id for delta_id, _ in chosen.parts]
@@ -494,6 +556,29 @@ class AdapterDB:
         starts = home.starts.of_fingerprint
         return export_deltas(home.store, home.base, starts, deltas, Path(folder))
 
+    def merged_model(
+        self,
+        mixture: Mixture | Mapping[str, float],
+        folder: str | Path,
+        *,
+        compose: Composition = "cat",
+        namespace: str = "default",
+    ) -> Path:
+        """Write the base model with a mixture in its weights, as a model folder of its own.
+
+        transformers loads it, and a new home takes it as its base.
+
+        Args:
+            mixture: a Mixture without a gate, or id or name to weight, composed as ``compose``.
+            folder: made here; must not exist.
+        """
+        from adapterdb.merging import Merger
+
+        chosen = self._mixture(mixture, namespace)
+        if not isinstance(mixture, Mixture):
+            chosen = Mixture(chosen.parts, compose)
+        return Merger(self._home).write_model(chosen, Path(folder))
+
     def stats(self, *, namespace: str | None = None) -> StoreStats:
         """Counts of what is active, and bytes by kind."""
         from adapterdb.store.upkeep.stats import measure
@@ -521,9 +606,15 @@ class AdapterDB:
         from adapterdb.engine.plan import AskOptions
 
         given["generation"] = given.get("generation") or Generation()
+        given["dials"] = given.get("dials") or Dials()
         given["as_of"] = self._moment(given.get("as_of"))
         if given.get("mixture") is not None:
-            given["mixture"] = self._mixture(given["mixture"], given.get("namespace", "default"))
+            named = self._mixture(given["mixture"], given.get("namespace", "default"))
+            if not isinstance(given["mixture"], Mixture):
+                gamma = given.get("strength", 1.0)
+                parts = tuple((delta_id, gamma * weight) for delta_id, weight in named.parts)
+                named = Mixture(parts, given.get("composition", "cat"), given["dials"])
+            given["mixture"] = named
         return AskOptions(**given)
 
     def _moment(self, as_of: int | str | None) -> int | None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterdb import prototype
 from adapterdb.errors import Mismatch
 from adapterdb.peft_format import write_peft
-from adapterdb.records import Delta, Document, Passage, check_usable
+from adapterdb.records import Delta, DeltaKind, Document, Passage, check_usable
 from adapterdb.store.encoding import read_dtype
 from adapterdb.store.rows import NewDocument, NewPassage
 from adapterdb.store.store import Store
@@ -34,12 +35,14 @@ def put_row(
     parents: Sequence[str] = (),
     *,
     recipe: str = "imported",
+    kind: DeltaKind | None = None,
 ) -> Delta:
     """Store factors ``row (P,)`` as the one delta of ``document``, whose text is one passage.
 
     Args:
         parents: ids of the stored deltas it was made from: it goes when one of them goes.
         recipe: what made it.
+        kind: of factors; None: ``imported`` if the recipe says so, else ``lora``.
 
     Raises:
         Mismatch: if the row has another size or holds NaN or infinity.
@@ -63,9 +66,10 @@ def put_row(
             [f"{document.title}: {document.text}" if document.title else document.text]
         )[0],
         ref,
-        kind="imported" if recipe == "imported" else "lora",
+        kind=kind or ("imported" if recipe == "imported" else "lora"),
         recipe=recipe,
         parents=tuple(dict.fromkeys(parents)),
+        prototype=prototype.to_bytes(prototype.cores(store.info.layout, row[None])[0]),
     )
     key = hashlib.sha256(f"{recipe} {text_sha} {ref.sha256}".encode()).hexdigest()
     (stored,) = store.commit([NewDocument(namespace, document, text_sha, key, (passage,))])

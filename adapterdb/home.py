@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from adapterdb.starts import Starts
     from adapterdb.store.shared import Shared
     from adapterdb.store.store import Store
+    from adapterdb.training.gate.bank import GateBank
     from adapterdb.training.recipes import Recipe
     from adapterdb.training.start import Start
     from adapterdb.training.weights.weighting import Weigher
@@ -43,16 +44,23 @@ class LoadOptions:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N``.
         dtype: ``auto``, ``float32`` or ``bfloat16``.
         slots: deltas resident at once, 1 to 65,536.
+        slots_mb: fewer if they would take more than these megabytes, but at least one; 1 to 10^7.
         allow_download: fetch models that are not on this disk.
     """
 
     device: str = "auto"
     dtype: str = "auto"
-    slots: int = 64
+    slots: int = 256
+    slots_mb: int = 1024
     allow_download: bool = False
 
     def __post_init__(self) -> None:
         check_int("slots", self.slots, 1, 65_536)
+        check_int("slots_mb", self.slots_mb, 1, 10**7)
+
+    def slots_of(self, row_bytes: int) -> int:
+        """How many slots there are for rows of that size."""
+        return max(1, min(self.slots, self.slots_mb * 2**20 // row_bytes))
 
 
 class _loaded_once(cached_property[T]):  # noqa: N801 - used like the function it refines
@@ -74,6 +82,7 @@ class Home:
     def __init__(self, path: Path, config: Config, store: Store, options: LoadOptions) -> None:
         self.path, self.config, self.store, self.options = path, config, store, options
         self._loading = threading.RLock()
+        self._gate: tuple[str, GateBank] | None = None
 
     @classmethod
     def create(cls, path: Path, config: Config, catalog: str | None, options: LoadOptions) -> Home:
@@ -235,15 +244,28 @@ class Home:
         from adapterdb.store.encoding import read_dtype
 
         store = self.store
+        dtype = read_dtype(store.info.dtype)
         return Runtime(
             self.base,
             self.layout,
             self.start,
-            slots=self.options.slots,
-            dtype=read_dtype(store.info.dtype),
+            slots=self.options.slots_of(self.layout.size * dtype.itemsize),
+            dtype=dtype,
             load=store.read_into,
             starts=self.starts.of_fingerprint,
+            gate=self.gate,
         )
+
+    def gate(self) -> GateBank | None:
+        """The newest learned gate; None where none has been trained."""
+        from adapterdb.training.gate.bank import GateBank
+
+        part = self.shared.latest("gate")
+        if part is None:
+            return None
+        if self._gate is None or self._gate[0] != part.name:
+            self._gate = part.name, GateBank.from_tensors(self.shared.tensors(part))
+        return self._gate[1]
 
     def drop_resident(self) -> None:
         """Let no delta stay in memory."""
@@ -251,7 +273,7 @@ class Home:
             with self.runtime.lock:
                 self.runtime.pool.forget(self.runtime.pool.resident_ids)
 
-    @property
+    @_loaded_once
     def answerer(self) -> Answerer:
         """What answers questions from this home."""
         from adapterdb.engine.answer import Answerer

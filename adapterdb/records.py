@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from adapterdb.errors import Corrupt, InvalidInput
 
-DeltaKind = Literal["lora", "gradient", "imported", "cluster"]
+DeltaKind = Literal["lora", "gradient", "imported", "cluster", "merged"]
 ChangeKind = Literal["put", "rollback", "delete", "forget"]
 SearchKind = Literal["hybrid", "vector", "text"]
 MetadataValue = str | int | float | bool | list[str]
@@ -149,7 +149,8 @@ class Delta(Record):
     Args:
         id: 32 hex digits of sha256 over namespace, name, version, ordinal and the row's sha256.
         kind: ``lora`` (factors), ``gradient`` (to be stepped from theta*), ``imported`` (factors),
-            ``cluster`` (factors shared by the passages of a cluster).
+            ``cluster`` (factors shared by the passages of a cluster), ``merged`` (factors made of
+            other deltas).
         norm: how strongly it acts: L2 norm of a gradient, or of the weight change of LoRA factors.
         loss_before: mean LM loss per token of its own passage, nats, without the delta.
         loss_after: the same with the delta; None where not measured.

@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from adapterdb.answers import Composition
+from adapterdb.engine.calibrating import TOLERANCE, Question, calibrate
+from adapterdb.engine.calibration import KIND as CALIBRATION
 from adapterdb.engine.decode import greedy_answers
+from adapterdb.engine.plan import AskOptions
 from adapterdb.errors import InvalidInput, NotFound
 from adapterdb.evaluation.metrics import squad_f1
 from adapterdb.exchange import put_row
+from adapterdb.experts import keep_trained, stored_experts
 from adapterdb.home import Home
 from adapterdb.ingest.chunking import chunk
 from adapterdb.ingest.readers import read_documents
@@ -35,6 +40,8 @@ from adapterdb.training.finetune import (
     passage_sequences,
     sequences_to_learn,
 )
+from adapterdb.training.gate.bank import KIND as GATE
+from adapterdb.training.gate.run import GateSettings, examples_of, train_gate
 from adapterdb.training.meta.controls import Answering
 from adapterdb.training.meta.objective import MetaInitSettings
 from adapterdb.training.meta.run import train_meta_init
@@ -50,7 +57,7 @@ if TYPE_CHECKING:
 
 SHIPPED = "shipped"
 ASIDE = 0.05  # of the passages, to choose the best step by, where no held-out file is given
-S = TypeVar("S", MetaInitSettings, FinetuneSettings, CamelsSettings)
+S = TypeVar("S", MetaInitSettings, FinetuneSettings, CamelsSettings, GateSettings)
 Listener = Callable[["Progress"], None]
 Paths = Sequence[str | Path]
 
@@ -131,26 +138,28 @@ class Trainer:
         *,
         recipe: str = "ft",
         held_out: str | Path | None = None,
+        task: str | None = None,
+        split: str | None = None,
         name: str = "",
         namespace: str = "default",
         on_progress: Listener | None = None,
         **changes: Any,
     ) -> SharedPart:
-        """Tune one LoRA to a task: the start of ``prag-warm`` and ``ftsimada``, and a control.
+        """Tune one LoRA to a task: start of ``prag-warm`` and ``ftsimada``, expert of a gate.
 
         Args:
+            task, split: only questions that name this task, and are of this part.
             name: of a document to store it under as well, so that ``ask`` can name it.
             others: as for ``meta_init``; ``changes`` are fields of ``FinetuneSettings``.
         """
         settings = _settings(FinetuneSettings, "finetune", recipe, changes)
-        learned, aside = _tasks(questions, held_out, settings.seed, with_passages=False)
-        made = self._finetuned(
-            [sequences_to_learn(t, settings, self._home.base.encoder) for t in (learned, aside)],
-            settings, on_progress,
-        )  # fmt: skip
+        chosen = {"with_passages": False, "task": task, "split": split}
+        learned, aside = _tasks(questions, held_out, settings.seed, **chosen)
+        encoder = self._home.base.encoder
+        sets = [sequences_to_learn(tasks, settings, encoder) for tasks in (learned, aside)]
+        made = self._finetuned(sets, settings, on_progress)
         facts = {"name": settings.name, "best_step": made.best_step, "curve": list(made.curve)}
-        start = Start(made.row, torch.zeros_like(made.row))
-        part = self._kept("ft", start, facts)
+        part = self._kept("ft", Start(made.row, torch.zeros_like(made.row)), facts)
         if name:
             self._store(made, name, namespace, f"Tuned to {len(learned)} questions.", "ft")
         return part
@@ -251,6 +260,48 @@ class Trainer:
             "camels", weigher.to_tensors(), fingerprint=weigher.fingerprint, facts=facts
         )
 
+    def gate(
+        self,
+        questions: str | Path,
+        *,
+        deltas: Sequence[str] = (),
+        recipe: str = "gate-mini",
+        held_out: str | Path | None = None,
+        split: str | None = None,
+        namespace: str = "default",
+        checkpoint: Path | None = None,
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> SharedPart:
+        """Train a gate that sends each token to the deltas of its task (MeteoRA).
+
+        ``composition = "gate"`` uses it. Deltas that learn too become new versions of theirs.
+
+        Args:
+            questions: JSON Lines; ``task`` of a question names the document of its delta.
+            deltas: only these documents, and the questions of these tasks; none: all tasks there.
+            split: only questions of this part.
+            namespace: of the documents.
+            others: as for ``meta_init``; ``changes`` are fields of ``GateSettings``.
+        """
+        settings = _settings(GateSettings, "gate", recipe, changes)
+        given = _tasks(questions, held_out, settings.seed, with_passages=False, split=split)
+        names, learned, aside = examples_of(*given, deltas)
+        home = self._home
+        experts = stored_experts(home.store, home.starts.of_fingerprint, names, namespace)
+        with self._training():
+            made = train_gate(
+                home.runtime.adapted, home.base.encoder, experts, learned, aside, settings,
+                checkpoint=checkpoint, on_progress=on_progress,
+            )  # fmt: skip
+        bank = made.bank
+        if settings.train_deltas:
+            place = home.store, home.embedder, home.base
+            bank = keep_trained(*place, bank, names, made.rows, namespace)
+        facts = {**made.facts, "namespace": namespace, "curve": list(made.curve)}
+        facts["tasks"] = dict(zip(names, bank.ids, strict=True))
+        return home.shared.keep(GATE, bank.to_tensors(), fingerprint=bank.fingerprint, facts=facts)
+
     def tfidf(self, sources: Paths) -> SharedPart:
         """Count how rare tokens are in ``sources``; ``weighting = "tfidf"`` uses it."""
         home = self._home
@@ -258,6 +309,44 @@ class Trainer:
         table = fit_tfidf(texts, home.base.encoder)
         return home.shared.keep(
             "tfidf", table.to_tensors(), fingerprint=table.fingerprint, facts={"texts": len(texts)}
+        )
+
+    def calibration(
+        self,
+        questions: str | Path,
+        *,
+        k: int | None = None,
+        compose: Composition = "cat",
+        namespace: str = "default",
+        limit: int | None = None,
+        tolerance: float = TOLERANCE,
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> SharedPart:
+        """Learn how well each mode answers which questions; mode ``auto`` chooses by it.
+
+        Args:
+            questions: JSON Lines with question and answers, about stored documents.
+            k, compose, namespace: as they will be asked.
+            limit: only the first so many.
+            tolerance: expected F1 given up for a cheaper mode, 0 to 1.
+            on_progress: called with answers given, and to be given in all.
+        """
+        home = self._home
+        home.store.check_writable()
+        tasks = read_tasks(Path(questions), limit, with_passages=False)
+        made = calibrate(
+            home.answerer,
+            [Question(task.question, task.answers) for task in tasks],
+            squad_f1,
+            AskOptions(k=k, composition=compose, namespace=namespace),
+            tolerance=tolerance,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        known = made.calibration
+        return home.shared.keep(
+            CALIBRATION, known.to_tensors(), fingerprint=known.fingerprint, facts=made.facts
         )
 
     def base(
@@ -346,10 +435,10 @@ def _settings(kind: type[S], wanted: str, recipe: str, changes: dict[str, Any]) 
 
 
 def _tasks(
-    questions: str | Path, held_out: str | Path | None, seed: int, *, with_passages: bool = True
+    questions: str | Path, held_out: str | Path | None, seed: int, **chosen: Any
 ) -> tuple[list[Task], list[Task]]:
-    """What to learn from and what to choose by."""
-    tasks = read_tasks(Path(questions), with_passages=with_passages)
+    """What to learn from and what to choose by; ``chosen`` as ``read_tasks`` takes it."""
+    tasks = read_tasks(Path(questions), **chosen)
     if held_out is not None:
-        return tasks, read_tasks(Path(held_out), with_passages=with_passages)
+        return tasks, read_tasks(Path(held_out), **{**chosen, "split": None})
     return set_aside(tasks, ASIDE, seed)

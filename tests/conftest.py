@@ -18,6 +18,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # Triton reads it when it is first imported, by whomever
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def byte_tokenizer() -> Any:

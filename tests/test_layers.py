@@ -16,9 +16,9 @@ ROWS = (
     {"cli", "server", "integrations"},
     {"__init__"},
     {"database"},
-    {"maintenance", "trainer"},
+    {"maintenance", "merging", "trainer"},
     {"home"},
-    {"ingest", "engine", "evaluation", "exchange", "starts"},
+    {"ingest", "engine", "evaluation", "exchange", "experts", "starts"},
     {"training", "store"},
     {
         "adapted_model",

@@ -27,6 +27,7 @@ from adapterdb.cli.housekeeping import backup, optimize, restore
 from adapterdb.cli.ingest import ingest
 from adapterdb.cli.init import init
 from adapterdb.cli.making import cluster
+from adapterdb.cli.merge import merge
 from adapterdb.cli.output import print_error
 from adapterdb.cli.process import OWN_PROCESS
 from adapterdb.cli.recipes import recipes
@@ -118,8 +119,8 @@ def adb() -> None:
 
 adb.params = [*SHARED, *adb.params]
 for command in (
-    init, recipes, augment, train, ingest, cluster, ask, search, list_, show, history, rollback,
-    delete, forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
+    init, recipes, augment, train, ingest, cluster, merge, ask, search, list_, show, history,
+    rollback, delete, forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
 ):  # fmt: skip
     command.epilog = "Options that every command takes are in 'adb --help'."
     adb.add_command(command)

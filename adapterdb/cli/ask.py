@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterdb.answers import COMPOSITIONS, MODES, Answer, Generation
+from adapterdb.answers import ASK_MODES, COMPOSITIONS, WEIGHTINGS, Answer, Dials, Generation
 from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE, K, parse_adapters
 from adapterdb.cli.output import print_answer, print_json, print_table, printable, shorten
 from adapterdb.cli.settings import Settings, shared
@@ -25,14 +25,36 @@ BATCH = 64  # questions answered before the first of them is printed
 
 _HOW = (
     click.option(
-        "--mode", type=click.Choice(MODES), default="hybrid",
-        help="What answers: the base model alone, with text, with deltas, or with both."
-        " Default: hybrid.",
+        "--mode", type=click.Choice(ASK_MODES), default="hybrid",
+        help="What answers: the base model alone, with text, with deltas, with both, or what is"
+        " expected to do best ('adb train calibration'). Default: hybrid.",
     ),
     K,
     click.option(
         "--compose", type=click.Choice(COMPOSITIONS), default="cat",
         help="How hits become a mixture. Default: cat.",
+    ),
+    click.option(
+        "--weights", type=click.Choice(WEIGHTINGS),
+        help="How hits are weighed: by similarity, equally, or 1 each. Default: as --compose says.",
+    ),
+    click.option(
+        "--strength", type=float, default=1.0, metavar="X",
+        help="Multiplies every weight, 0 to 100. Default: 1.",
+    ),
+    click.option(
+        "--density", type=float, metavar="X",
+        help="Share of entries that ties, dare and magnitude_prune keep, up to 1.",
+    ),
+    click.option(
+        "--dare-seed", type=int, default=0, metavar="N", help="Of what dare drops."
+    ),
+    click.option(
+        "--top-k", type=int, metavar="N", help="Deltas a token goes through in arrow and gate."
+    ),
+    click.option(
+        "--gate-temperature", type=float, metavar="T",
+        help="Of arrow and gate; higher mixes more evenly.",
     ),
     NAMESPACE,
     WHERE,
@@ -112,7 +134,13 @@ def _options(how: dict[str, Any]) -> dict[str, Any]:
         **{name: how.pop(name) for name in ("max_tokens", "temperature", "top_p", "seed")}
     )
     mixture = parse_adapters(how.pop("adapters"))
-    return {**how, "generation": generation, "mixture": mixture}
+    dials = Dials(
+        density=how.pop("density"),
+        seed=how.pop("dare_seed"),
+        top_k=how.pop("top_k"),
+        gate_temperature=how.pop("gate_temperature"),
+    )
+    return {**how, "generation": generation, "mixture": mixture, "dials": dials}
 
 
 def _questions(question: str | None, file: str | None) -> Iterator[str]:

@@ -6,27 +6,50 @@ from pathlib import Path
 
 import click
 
-from adapterdb.cli.options import NAMESPACE, parse_tags
+from adapterdb.answers import MERGES, Composition
+from adapterdb.cli.options import NAMESPACE, parse_adapters, parse_tags, read_text
 from adapterdb.cli.output import print_json, print_text
 from adapterdb.cli.settings import Settings, shared
-from adapterdb.errors import InvalidInput
+
+WHOLE = ("cat", "gradient", *MERGES)
 
 
 @click.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @click.argument("folder", metavar="DIR")
+@click.option(
+    "--merged", is_flag=True, help="Write one whole model instead, with the deltas in its weights."
+)
+@click.option(
+    "--compose", type=click.Choice(WHOLE), default="cat",
+    help="With --merged: how they are put together. Default: cat, their sum.",
+)  # fmt: skip
 @NAMESPACE
 @shared
-def export(settings: Settings, names: tuple[str, ...], folder: str, namespace: str) -> None:
+def export(
+    settings: Settings,
+    names: tuple[str, ...],
+    folder: str,
+    merged: bool,
+    compose: Composition,
+    namespace: str,
+) -> None:
     """Write deltas as PEFT folders, one for each delta, into DIR.
 
     NAME is a document or the id of a delta. Any program that reads PEFT adapters can load them.
+    With --merged, NAME may be NAME=W (weight 1 if not given), and DIR becomes the folder of a model
+    in float32 that programs load like the base model, and that 'adb init --base DIR' takes.
 
     Example:
       adb export railway.md adapters/
+      adb export railway.md=0.5 harbour.md=0.5 coast-model/ --merged
     """
     with settings.open_to_ask() as db:
-        written = db.export(names, folder, namespace=namespace)
+        if merged:
+            chosen = parse_adapters(names) or {}
+            written = [db.merged_model(chosen, folder, compose=compose, namespace=namespace)]
+        else:
+            written = db.export(names, folder, namespace=namespace)
     if settings.json:
         print_json([str(path) for path in written])
         return
@@ -69,7 +92,7 @@ def import_(
     Example:
       adb import adapters/mine --text about.txt --name mine
     """
-    text, metadata = _read(file), parse_tags(tags)
+    text, metadata = read_text(file), parse_tags(tags)
     with settings.open() as db:
         delta = db.put(
             folder, text=text, name=name or Path(folder).resolve().name, title=title,
@@ -79,15 +102,3 @@ def import_(
         print_json(delta)
         return
     print_text(f"stored delta {delta.id} as {delta.document}@{delta.version}")
-
-
-def _read(file: str) -> str:
-    """The text of a file or of standard input; InvalidInput if it is not UTF-8."""
-    try:
-        with click.open_file(file, "rb") as stream:
-            data: bytes = stream.read()
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidInput(f"{file} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise InvalidInput(f"{file} can't be read: {error.strerror}", code="unreadable") from error

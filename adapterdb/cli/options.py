@@ -88,3 +88,15 @@ def parse_adapters(adapters: tuple[str, ...]) -> dict[str, float] | None:
         else:
             weights[text] = 1.0  # the name itself may hold "="
     return weights or None
+
+
+def read_text(file: str) -> str:
+    """The text of a file or of standard input; InvalidInput if it is not UTF-8."""
+    try:
+        with click.open_file(file, "rb") as stream:
+            data: bytes = stream.read()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{file} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"{file} can't be read: {error.strerror}", code="unreadable") from error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterdb.cli.options import NAMESPACE
+from adapterdb.answers import COMPOSITIONS
+from adapterdb.cli.options import NAMESPACE, K
 from adapterdb.cli.output import print_json, print_note, print_table, print_text
 from adapterdb.cli.settings import Settings, shared, with_example
 
@@ -37,6 +38,12 @@ CHECKPOINT = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Save the run there, and take it up from there.",
+)
+TASK = click.option("--task", metavar="NAME", help="Only questions that name this task.")
+SPLIT = click.option(
+    "--split",
+    metavar="NAME",
+    help="Only questions of this part (train, test, ...); where they name none, a fifth is test.",
 )
 
 
@@ -92,6 +99,8 @@ def meta_init(settings: Settings, /, questions: str, **given: Any) -> None:
 @train.command()
 @QUESTIONS
 @HELD_OUT
+@TASK
+@SPLIT
 @running
 @click.option("--name", default="", help="Store it as a document, too, for --adapter NAME.")
 @NAMESPACE
@@ -168,6 +177,68 @@ def camels(settings: Settings, /, questions: str, **given: Any) -> None:
 
 
 @train.command()
+@QUESTIONS
+@click.option(
+    "--delta", "deltas", multiple=True, metavar="NAME",
+    help="Only this document and the questions of its task; may be repeated.",
+)  # fmt: skip
+@HELD_OUT
+@SPLIT
+@running
+@click.option(
+    "--train-deltas", is_flag=True, default=None,
+    help="Train the deltas, too; they are stored as new versions of their documents.",
+)  # fmt: skip
+@NAMESPACE
+@CHECKPOINT
+@shared
+def gate(settings: Settings, /, questions: str, **given: Any) -> None:
+    """Learn which delta each token should go through (MeteoRA), for --compose gate.
+
+    Every question says in "task" the name of the document that holds its task's delta; prompt and
+    response are read like question and answer. A delta that is stored later takes part by its
+    prototype.
+
+    Example:
+      adb train ft tasks.jsonl --task snarks --name snarks
+      adb train ft tasks.jsonl --task navigate --name navigate
+      adb train gate tasks.jsonl --delta snarks --delta navigate
+      adb ask "Is this a joke?" --mode adapter --compose gate
+    """
+    with settings.open() as db:
+        part = db.trainer.gate(questions, **_given(given), on_progress=_Reporter(settings))
+    _print_part(settings, part)
+
+
+@train.command()
+@QUESTIONS
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT")
+@click.option("-n", "n", type=int, default=3, metavar="N", help="Questions in one. Default: 3.")
+@click.option("--count", type=int, default=200, metavar="N", help="How many. Default: 200.")
+@click.option("--shots", type=int, default=0, metavar="N", help="Answered examples before each.")
+@click.option("--longest", type=int, metavar="CHARS", help="No prompt gets longer.")
+@SPLIT
+@click.option("--seed", type=int, default=0, metavar="N", help="Of every draw. Default: 0.")
+@shared
+def composite(settings: Settings, /, questions: str, out: Path, **given: Any) -> None:
+    """Write composite questions: n of n tasks in one prompt, to be answered in order.
+
+    QUESTIONS name their tasks, as for 'adb train gate'. OUT is JSON Lines with the whole prompt as
+    question, the numbered answers, and every part with its own. Needs no home.
+
+    Example:
+      adb train composite tasks.jsonl composite-5.jsonl -n 5 --split test
+    """
+    from adapterdb.training.gate.composite import write_composites
+
+    made = write_composites(Path(questions), out, **_given(given))
+    if settings.json:
+        print_json({"path": str(out), "composites": made})
+    else:
+        print_text(f"wrote {made} composite questions to {out}")
+
+
+@train.command()
 @SOURCES
 @shared
 def tfidf(settings: Settings, sources: tuple[str, ...]) -> None:
@@ -178,6 +249,43 @@ def tfidf(settings: Settings, sources: tuple[str, ...]) -> None:
     """
     with settings.open() as db:
         part = db.trainer.tfidf(sources)
+    _print_part(settings, part)
+
+
+@train.command()
+@QUESTIONS
+@K
+@click.option(
+    "--compose",
+    type=click.Choice(COMPOSITIONS),
+    default="cat",
+    help="How hits become a mixture. Default: cat.",
+)
+@NAMESPACE
+@click.option("--limit", type=int, metavar="N", help="Only the first N questions.")
+@click.option(
+    "--tolerance",
+    type=float,
+    metavar="X",
+    help="Expected F1 given up for a cheaper mode, 0 to 1. Default: 0.02.",
+)
+@click.option("--seed", type=int, metavar="N", help="Of every draw. Default: 0.")
+@shared
+def calibration(settings: Settings, /, questions: str, **given: Any) -> None:
+    """Learn how well each mode answers which questions, for --mode auto.
+
+    Asks every question in every mode and compares the answers with the accepted ones. QUESTIONS
+    should be about stored documents, and like those that will be asked; 100 are a good start.
+
+    Example:
+      adb train calibration questions.jsonl --limit 300
+      adb ask "Who kept the light?" --mode auto
+    """
+    with settings.open() as db:
+        part = db.trainer.calibration(questions, **_given(given), on_progress=_counting(settings))
+    if not settings.json:
+        f1 = part.facts["f1"]
+        print_text("cross-validated F1: " + ", ".join(f"{m} {f1[m]:.3f}" for m in f1))
     _print_part(settings, part)
 
 
@@ -251,6 +359,19 @@ class _Reporter:
             measures = ", ".join(f"{name} {value:.4g}" for name, value in progress.held_out.items())
             print_note(f"step {progress.step} ({progress.share:.0%}): {measures}")
             sys.stderr.flush()
+
+
+def _counting(settings: Settings) -> Callable[[int, int], None]:
+    """Says how many answers there are."""
+
+    def say(done: int, total: int) -> None:
+        if settings.json:
+            print_json({"event": "answered", "answers": done, "of": total})
+        elif not settings.quiet:
+            print_note(f"{done:,} of {total:,} answers")
+            sys.stderr.flush()
+
+    return say
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Plans to answers: make the deltas act, decode, cite.
 
-One batch may mix questions with different mixtures and prompts. Where nothing relevant is stored
-the base model answers alone and the answer says so.
+One batch may mix questions with different mixtures, prompts and options; what several threads ask
+at once is answered in one batch. Where nothing relevant is stored the base model answers alone and
+the answer says so.
 """
 
 from __future__ import annotations
@@ -10,19 +11,22 @@ import time
 from collections.abc import Iterator, Sequence
 
 from adapterdb.answers import Answer, Source, Token, check_question
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.costs import Work
+from adapterdb.engine.decode import Said, StopRules, decode
 from adapterdb.engine.plan import AskOptions, Plan, Planner
+from adapterdb.engine.queue import RequestQueue
 
-BATCH = 16  # questions decoded together; more would only wait for the longest answer
+BATCH = 64  # questions decoded together at most; those that have ended leave the batch
 _UNFINISHED = "\ufffd"  # how a character looks of which only some bytes have been said
 
 
 class Answerer:
-    """Answers questions as a planner plans them. Thread-safe by the runtime's lock."""
+    """Answers questions as a planner plans them. Thread-safe."""
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
         self.runtime = planner.runtime
+        self.queue: RequestQueue[Plan, Answer] = RequestQueue(self._answers, BATCH)
         encoder = self.runtime.base.encoder
         ids, texts = encoder.stops()
         self._stops = StopRules(ids, texts, encoder.decode)
@@ -32,18 +36,17 @@ class Answerer:
         for question in questions:
             check_question(question)
         answers: list[Answer] = []
-        size = max(1, min(BATCH, len(self.runtime.pool.rows) // self.planner.k(options)))
-        for first in range(0, len(questions), size):
-            answers += self._batch(questions[first : first + size], options)
+        for first in range(0, len(questions), BATCH):
+            plans = self.planner.plans(questions[first : first + BATCH], options)
+            answers += self.queue.ask(plans)
         return answers
 
     def stream(self, question: str, options: AskOptions) -> Iterator[Token]:
         """Pieces of one answer as they come; the last token carries the whole answer."""
-        began = time.perf_counter()
         plan = self.planner.plan(question, options)
         shown = ""
-        for said, answers in self._run([plan], options, began):
-            text = self._stops.text(said[0])
+        for said, answers in self._run([plan]):
+            text = self._stops.text([one.token for one in said[0]])
             piece = text[len(shown) :] if text.startswith(shown) else ""
             if answers:
                 yield Token(piece, answers[0])
@@ -51,49 +54,49 @@ class Answerer:
                 shown = text
                 yield Token(piece)
 
-    def _batch(self, questions: Sequence[str], options: AskOptions) -> list[Answer]:
-        began = time.perf_counter()
-        plans = [self.planner.plan(question, options) for question in questions]
-        *_, (_, answers) = self._run(plans, options, began)
+    def _answers(self, plans: Sequence[Plan]) -> list[Answer]:
+        """The answers to one batch, in as many parts as there are slots for its deltas."""
+        answers: list[Answer] = []
+        for part in _parts(plans, len(self.runtime.pool.rows)):
+            *_, (_, made) = self._run(part)
+            answers += made
         return answers
 
-    def _run(
-        self, plans: Sequence[Plan], options: AskOptions, began: float
-    ) -> Iterator[tuple[list[list[int]], list[Answer]]]:
+    def _run(self, plans: Sequence[Plan]) -> Iterator[tuple[list[list[Said]], list[Answer]]]:
         """Decode; yields what was said so far after each step, at last with the answers."""
-        said: list[list[int]] = [[] for _ in plans]
+        said: list[list[Said]] = [[] for _ in plans]
         registered = {i: r for plan in plans for i, r in plan.registered.items()}
-        load_from = time.perf_counter()
-        with self.runtime.acting([plan.mixture for plan in plans], registered) as model:
-            decode_from = time.perf_counter()
+        work = Work(
+            sum(len(plan.prompt) for plan in plans), max(plan.answer_tokens for plan in plans)
+        )
+        began = time.perf_counter()
+        mixtures = [plan.mixture for plan in plans]
+        with self.runtime.acting(mixtures, registered, work=work) as model:
+            acting = time.perf_counter()
+            first = acting
             steps = decode(
                 model,
                 [plan.prompt for plan in plans],
-                options.generation,
+                [plan.generation for plan in plans],
                 self._stops,
-                self.planner.answer_tokens(options),
+                [plan.answer_tokens for plan in plans],
+                on_keep=self.runtime.adapted.keep_rows,
             )
-            for step in steps:
-                for row, token in enumerate(step):
-                    said[row] += [] if token is None else [token]
+            for number, step in enumerate(steps):
+                first = time.perf_counter() if number == 0 else first
+                for row, one in enumerate(step):
+                    said[row] += [] if one is None else [one]
                 yield said, []
-        now = time.perf_counter()
+        ended = time.perf_counter()
         timings = {
-            "load": 1e3 * (decode_from - load_from),
-            "generate": 1e3 * (now - decode_from),
-            "total": 1e3 * (now - began),
+            "load": 1e3 * (acting - began),
+            "first_token": 1e3 * (first - acting),
+            "generate": 1e3 * (ended - acting),
         }
-        yield (
-            said,
-            [
-                self._answer(plan, tokens, options, {"search": plan.search_ms, **timings})
-                for plan, tokens in zip(plans, said, strict=True)
-            ],
-        )
+        yield said, [self._answer(*pair, timings) for pair in zip(plans, said, strict=True)]
 
-    def _answer(
-        self, plan: Plan, said: Sequence[int], options: AskOptions, timings: dict[str, float]
-    ) -> Answer:
+    def _answer(self, plan: Plan, said: Sequence[Said], timings: dict[str, float]) -> Answer:
+        self.runtime.chooser.observe(plan.answer_tokens, len(said))
         weights = dict(plan.mixture.parts)
         sources = tuple(
             Source(
@@ -105,18 +108,34 @@ class Answerer:
                 weight=weights.get(hit.delta_id, 0.0),
                 similarity=hit.similarity,
                 text=hit.text,
+                title=hit.title,
             )
             for hit in plan.sources
-            if options.mode in ("rag", "hybrid") or hit.delta_id in weights
+            if plan.mode in ("rag", "hybrid") or hit.delta_id in weights
         )
+        times = {"search": plan.search_ms, **timings}
+        times["total"] = times["search"] + times["load"] + times["generate"]
         return Answer(
             question=plan.question,
-            text=self._stops.text(said),
-            mode=options.mode,
+            text=self._stops.text([one.token for one in said]),
+            mode=plan.mode,
             sources=sources,
             mixture=plan.mixture,
             tokens_in=len(plan.prompt),
             tokens_out=len(said),
-            timings_ms={name: round(value, 2) for name, value in timings.items()},
+            timings_ms={name: round(value, 2) for name, value in times.items()},
             note=plan.note,
+            logprob=sum(one.logprob for one in said) / len(said) if said else None,
         )
+
+
+def _parts(plans: Sequence[Plan], slots: int) -> Iterator[Sequence[Plan]]:
+    """Runs of plans whose deltas fit into the slots together; at least one plan each."""
+    first, wanted = 0, set[str]()
+    for at, plan in enumerate(plans):
+        mine = {delta_id for delta_id, _ in plan.mixture.parts}
+        if at > first and len(wanted | mine) > slots:
+            yield plans[first:at]
+            first, wanted = at, set()
+        wanted |= mine
+    yield plans[first:]

@@ -1,48 +1,84 @@
-"""Hits to a mixture: which deltas act, and how strongly. Pure functions.
+"""Hits to a mixture: which deltas act, how strongly, and how they are put together. Pure functions.
 
-    cat     every hit, weights softmax(similarity / temperature), summing to 1
-    mean    every hit, weight 1 / n
-    single  the best hit alone, weight 1
+Weights: ``score``    softmax(similarity / temperature), summing to 1
+         ``uniform``  1 / n
+         ``sum``      1 each
 
-For LoRA deltas the mixture is the weighted sum of the deltas (rank concatenation, exact); for
-gradient deltas it is theta* - alpha * sum_i w_i g_i (ReGrad, arXiv 2606.15734).
+Compositions:
+    cat         the weighted sum (rank concatenation, exact; of gradients one step)
+    mean        cat with uniform weights
+    single      the best hit alone
+    gradient    theta* - gamma * alpha * sum of gradients (ReGrad, arXiv 2606.15734); weights sum
+    linear, svd, ties, dare_linear, dare_ties, magnitude_prune, orthogonal
+                one merged delta of the layout's rank, see ``merge``
+    arrow, gate token by token, see ``kernels.gated``; weights are strengths, 1 each
 
-Neither bounds what one delta of a huge norm does to the sum, so weights are ``capped`` afterwards.
+``strength`` (gamma) multiplies all weights. Neither bounds what one delta of a huge norm does to
+the sum, so weights are ``capped`` afterwards.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from adapterdb.answers import COMPOSITIONS, Composition, Mixture
+from adapterdb.answers import COMPOSITIONS, WEIGHTINGS, Composition, Dials, Mixture, Weighting
 from adapterdb.errors import InvalidInput
 from adapterdb.records import Hit
 
+_SUM: Weighting = "sum"
+# what a composition's own definition asks for; score for all others
+_WEIGHTING: Mapping[str, Weighting] = {
+    "mean": "uniform",
+    "single": _SUM,
+    "gradient": _SUM,  # as ReGrad does
+    "ties": _SUM,  # its entries are means of those that agree
+    "dare_ties": _SUM,
+    "arrow": _SUM,
+    "gate": _SUM,
+}
+
 
 def compose(
-    hits: Sequence[Hit], composition: Composition = "cat", *, temperature: float = 0.1
+    hits: Sequence[Hit],
+    composition: Composition = "cat",
+    *,
+    temperature: float = 0.1,
+    weights: Weighting | None = None,
+    strength: float = 1.0,
+    dials: Dials | None = None,
 ) -> Mixture:
     """The mixture of ``hits``, best first; empty for no hits.
 
     Args:
         hits: best first, as ``search`` returns them.
-        composition: ``cat``, ``mean`` or ``single``.
-        temperature: of the softmax over cosine similarities in ``cat``; smaller is sharper.
+        temperature: of the softmax over cosine similarities in ``score``; smaller is sharper.
+        weights: how hits are weighed; None: as the composition is defined.
+        strength: gamma, multiplies every weight.
+        dials: kept in the mixture.
     """
     if composition not in COMPOSITIONS:
         raise InvalidInput(f"composition {composition!r} is not one of {', '.join(COMPOSITIONS)}")
+    if weights is not None and weights not in WEIGHTINGS:
+        raise InvalidInput(f"weights {weights!r} is not one of {', '.join(WEIGHTINGS)}")
+    chosen = hits[:1] if composition == "single" else hits
+    how = weights or _WEIGHTING.get(composition, "score")
     if not hits:
-        return Mixture((), composition)
-    if composition == "single":
-        return Mixture(((hits[0].delta_id, 1.0),), composition)
-    if composition == "mean":
-        return Mixture(tuple((hit.delta_id, 1 / len(hits)) for hit in hits), composition)
-    best = max(hit.similarity for hit in hits)
-    raw = [math.exp((hit.similarity - best) / temperature) for hit in hits]
-    return Mixture(
-        tuple((hit.delta_id, r / sum(raw)) for hit, r in zip(hits, raw, strict=True)), composition
-    )
+        return Mixture((), composition, dials or Dials())
+    numbers = _weights([hit.similarity for hit in chosen], how, temperature)
+    parts = tuple((h.delta_id, strength * w) for h, w in zip(chosen, numbers, strict=True))
+    return Mixture(parts, composition, dials or Dials())
+
+
+def _weights(similarities: Sequence[float], how: Weighting, temperature: float) -> list[float]:
+    if how == "sum":
+        return [1.0] * len(similarities)
+    if how == "uniform":
+        return [1 / len(similarities)] * len(similarities)
+    best = max(similarities, default=0.0)
+    raw = [math.exp((similarity - best) / temperature) for similarity in similarities]
+    return [r / sum(raw) for r in raw]
 
 
 def capped(
@@ -62,4 +98,4 @@ def capped(
     """
     over = {i: cap / strengths[i] for i, _ in mixture.parts if cap and strengths.get(i, 0) > cap}
     parts = tuple((i, weight * over.get(i, 1.0)) for i, weight in mixture.parts)
-    return Mixture(parts, mixture.composition), over
+    return replace(mixture, parts=parts), over

@@ -1,21 +1,31 @@
 """The decode loop: prompts of different lengths to answers, greedy or sampled, token by token.
 
-Prompts are padded on the left so that all rows of a batch speak in step. Each row stops by its own
-rules and samples from its own generator, so an answer does not depend on its neighbours.
+All rows of a batch speak in step. Each row stops by its own rules and samples from its own
+generator, so an answer does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.answers import Generation
+from adapterdb.engine.steps import Steps, steps_for
 from adapterdb.prompts import PromptEncoder
+
+KEEP = 0.6  # share of live rows at which the batch is made smaller
+
+
+class Said(NamedTuple):
+    """A token, and its natural log-probability under what acted (before any temperature)."""
+
+    token: int
+    logprob: float
 
 
 @dataclass(frozen=True)
@@ -47,51 +57,55 @@ class StopRules:
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    generation: Generation,
+    generation: Generation | Sequence[Generation],
     stops: StopRules,
-    max_tokens: int,
-) -> Iterator[list[int | None]]:
-    """Yield one step at a time: for each prompt its next token id, or None once it has ended.
+    max_tokens: int | Sequence[int],
+    *,
+    steps: Steps | None = None,
+    on_keep: Callable[[Tensor], None] | None = None,
+) -> Iterator[list[Said | None]]:
+    """Yield one step at a time: for each prompt what it says next, or None once it has ended.
 
     Args:
         model: a transformers causal model, acting with whatever it acts with.
         prompts: token ids, none empty.
-        generation: temperature, top_p, seed.
+        generation: temperature, top_p, seed; of all rows or of each.
         stops: when answers end; a token of ``stops.ids`` is not yielded.
-        max_tokens: no answer gets longer.
+        max_tokens: no answer gets longer; of all rows or of each.
+        steps: the forwards; None takes those that suit the model's device.
+        on_keep: told when only some rows of the model's batch go on, int64 indices of the present
+            ones; needed where what acts differs by row. None: ended rows are computed to the end.
     """
-    from transformers import DynamicCache
-
-    device = next(model.parameters()).device
-    ids, mask = _left_pad(prompts, device)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    samplers = [_Sampler(generation) for _ in prompts]
+    count = len(prompts)
+    each = [generation] * count if isinstance(generation, Generation) else list(generation)
+    most = [max_tokens] * count if isinstance(max_tokens, int) else list(max_tokens)
+    samplers = [_Sampler(one) if one.temperature else None for one in each]
+    steps = steps or steps_for(model, max(most))
     said: list[list[int]] = [[] for _ in prompts]
-    live = [True] * len(prompts)
-    for _ in range(max_tokens):
-        with torch.inference_mode():
-            out = model(
-                input_ids=ids, attention_mask=mask, position_ids=positions,
-                past_key_values=cache, use_cache=True, logits_to_keep=1,
-            )  # fmt: skip
-        logits = out.logits[:, -1].float()
-        step: list[int | None] = [None] * len(prompts)
-        for row, sampler in enumerate(samplers):
-            token = sampler(logits[row]) if live[row] else None
-            if token is None or token in stops.ids:
-                live[row] = False
+    rows = list(range(count))  # those in the model's batch
+    live = set(rows)
+    logits = steps.prompt(prompts)
+    while live:
+        found = dict(zip(rows, _choices(logits, [samplers[row] for row in rows]), strict=True))
+        step: list[Said | None] = [None] * count
+        for row in sorted(live):
+            if found[row].token in stops.ids:
+                live.discard(row)
                 continue
-            step[row] = token
-            said[row].append(token)
-            live[row] = not stops.texts or stops.cut(said[row]) is None
-        if any(token is not None for token in step):
+            step[row] = found[row]
+            said[row].append(found[row].token)
+            ended = bool(stops.texts) and stops.cut(said[row]) is not None
+            if ended or len(said[row]) >= most[row]:
+                live.discard(row)
+        if any(one is not None for one in step):
             yield step
-        if not any(live):
-            return
-        ids = torch.tensor([[token or 0] for token in step], device=device)
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=-1)
-        positions = positions[:, -1:] + 1
+        if live and on_keep is not None and len(live) <= KEEP * len(rows):
+            kept = torch.tensor([i for i, row in enumerate(rows) if row in live])
+            if steps.keep(kept):
+                on_keep(kept)
+                rows = [rows[i] for i in kept.tolist()]
+        if live:
+            logits = steps.step(torch.tensor([found[row].token for row in rows]))
 
 
 def greedy_answers(
@@ -109,10 +123,23 @@ def greedy_answers(
     said: list[list[int]] = [[] for _ in prompts]
     with adapted.using_rows(rows) as model:
         for step in decode(model, prompts, Generation(), stops, encoder.prompts.max_new_tokens):
-            for mine, token in zip(said, step, strict=True):
-                if token is not None:
-                    mine.append(token)
+            for mine, one in zip(said, step, strict=True):
+                if one is not None:
+                    mine.append(one.token)
     return [stops.text(mine) for mine in said]
+
+
+def _choices(logits: Tensor, samplers: Sequence[_Sampler | None]) -> list[Said]:
+    """The next token of every row, from logits ``(B, V)`` float32."""
+    top, tokens = logits.max(dim=-1)
+    norm = logits.logsumexp(dim=-1)
+    greedy = zip(tokens.tolist(), (top - norm).tolist(), strict=True)
+    found = [Said(token, logprob) for token, logprob in greedy]
+    for row, sampler in enumerate(samplers):
+        if sampler is not None:
+            token = sampler(logits[row])
+            found[row] = Said(token, float(logits[row, token] - norm[row]))
+    return found
 
 
 class _Sampler:
@@ -123,20 +150,7 @@ class _Sampler:
         self._generator = torch.Generator().manual_seed(generation.seed)
 
     def __call__(self, logits: Tensor) -> int:
-        if self.temperature == 0:
-            return int(logits.argmax())
         chances, order = (logits.cpu() / self.temperature).softmax(-1).sort(descending=True)
         keep = chances.cumsum(-1) - chances < self.top_p  # the smallest set reaching top_p
         drawn = torch.multinomial(chances * keep, 1, generator=self._generator)
         return int(order[drawn])
-
-
-def _left_pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """``input_ids`` and ``attention_mask``, int64 ``(B, T)``, padded on the left."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(list(prompt))
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)

@@ -7,16 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from adapterdb.answers import MAX_K, MODES, Composition, Generation, Mixture, Mode, check_question
+from adapterdb.answers import (
+    ASK_MODES,
+    MAX_K,
+    AskMode,
+    Composition,
+    Dials,
+    Generation,
+    Mixture,
+    Mode,
+    Weighting,
+    check_question,
+)
 from adapterdb.config import SearchConfig
 from adapterdb.embedder import Embedder
 from adapterdb.engine.compose import capped, compose
-from adapterdb.engine.runtime import Registered, Runtime
+from adapterdb.engine.registered import Registered
+from adapterdb.engine.runtime import Runtime
 from adapterdb.engine.search import Found, found_as, search
-from adapterdb.errors import Corrupt, InvalidInput, NotFound
+from adapterdb.errors import Corrupt, InvalidInput, Locked, NotFound
 from adapterdb.records import Hit, check_int, check_number
+from adapterdb.store.rows import Vector
 from adapterdb.store.store import Store
 
 NOTABLE = 2.0  # times the usual norm: what is held back by less is not worth a word
@@ -28,20 +41,28 @@ class AskOptions:
     """How questions are answered; None takes the home's own setting.
 
     Args:
-        mode: ``base`` (blind), ``rag`` (text in prompt), ``adapter`` (deltas), ``hybrid`` (both).
+        mode: ``base`` (blind), ``rag`` (text in prompt), ``adapter`` (deltas), ``hybrid`` (both),
+            ``auto`` (chosen for each question, see ``auto``).
         k: hits used, 1 to 100.
-        composition: ``cat``, ``mean`` or ``single``.
+        composition: how hits become a mixture, see ``compose``.
+        weights: how hits are weighed; None: as the composition is defined.
+        strength: gamma, multiplies every weight, 0 to 100.
+        dials: numbers of the composition.
         namespace: searched.
         where: filter over names and metadata.
         as_of: answer from what was stored as of this change; None means now.
         min_similarity: hits under this cosine are not used.
-        mixture: these deltas instead of searched ones (mode ``adapter`` or ``hybrid``).
+        mixture: these deltas instead of searched ones (mode ``adapter`` or ``hybrid``); acts as it
+            is written, whatever ``composition``, ``weights`` and ``strength`` say.
         generation: how answers are decoded.
     """
 
-    mode: Mode = "hybrid"
+    mode: AskMode = "hybrid"
     k: int | None = None
     composition: Composition = "cat"
+    weights: Weighting | None = None
+    strength: float = 1.0
+    dials: Dials = field(default_factory=Dials)
     namespace: str = "default"
     where: str | None = None
     as_of: int | None = None
@@ -50,12 +71,14 @@ class AskOptions:
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InvalidInput(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
+        if self.mode not in ASK_MODES:
+            raise InvalidInput(f"mode {self.mode!r} is not one of {', '.join(ASK_MODES)}")
+        compose((), self.composition, weights=self.weights)  # refuses names it doesn't know
         if self.k is not None:
             check_int("k", self.k, 1, MAX_K)
         if self.min_similarity is not None:
             check_number("min_similarity", self.min_similarity, -1.0, 1.0)
+        check_number("strength", self.strength, 0.0, 100.0)
         if self.mixture is not None and self.mode not in ("adapter", "hybrid"):
             raise InvalidInput(f"a mixture can't act in mode {self.mode!r}; use adapter or hybrid")
 
@@ -69,21 +92,25 @@ class Plan:
         mixture: deltas that act; empty in modes ``base`` and ``rag``.
         registered: kind and place of each of them.
         prompt: token ids.
+        answer_tokens: how many tokens the answer may have.
         note: what the reader of the answer should know.
         search_ms: milliseconds it took.
     """
 
     question: str
+    mode: Mode
     sources: tuple[Hit, ...]
     mixture: Mixture
     registered: dict[str, Registered]
     prompt: tuple[int, ...]
+    generation: Generation
+    answer_tokens: int
     note: str
     search_ms: float
 
 
 class Planner:
-    """Plans questions over one store for one runtime."""
+    """Plans questions over one store for one runtime. May plan while the model is busy."""
 
     def __init__(
         self, store: Store, embedder: Embedder, runtime: Runtime, settings: SearchConfig
@@ -91,15 +118,80 @@ class Planner:
         self.store, self.embedder, self.runtime = store, embedder, runtime
         self.settings = settings
 
-    def plan(self, question: str, options: AskOptions) -> Plan:
-        """The plan of one question; InvalidInput if the question or its prompt can't be used."""
-        check_question(question)
+    def plans(self, questions: Sequence[str], options: AskOptions) -> list[Plan]:
+        """The plan of each question; several are embedded at once."""
+        for question in questions:
+            check_question(question)
+        if len(questions) == 1 or not self._searches(options):
+            return [self.plan(question, options) for question in questions]
         began = time.perf_counter()
-        found = self._found(question, options)
+        vectors = self.embedder.encode(list(questions))
+        share = 1e3 * (time.perf_counter() - began) / len(questions)
+        plans = []
+        for question, vector in zip(questions, vectors, strict=True):
+            began = time.perf_counter()
+            found = self.find(question, options, vector=vector)
+            searched = 1e3 * (time.perf_counter() - began)
+            plans.append(self.plan(question, options, found, search_ms=share + searched))
+        return plans
+
+    def find(
+        self,
+        question: str,
+        options: AskOptions,
+        *,
+        k: int | None = None,
+        vector: Vector | None = None,
+    ) -> list[Found]:
+        """What search finds and is similar enough; nothing where no search is called for.
+
+        Args:
+            k: hits, where not as many as will be used.
+            vector: of the question, where it is known.
+        """
+        if not self._searches(options):
+            return []
+        found = search(
+            self.store,
+            self.embedder,
+            question,
+            k=k or self.k(options),
+            namespace=options.namespace,
+            where=options.where,
+            as_of=options.as_of,
+            vector=vector,
+        )
+        least = options.min_similarity
+        least = self.settings.min_similarity if least is None else least
+        return [entry for entry in found if entry.hit.similarity >= least]
+
+    def plan(
+        self,
+        question: str,
+        options: AskOptions,
+        found: Sequence[Found] | None = None,
+        *,
+        search_ms: float = 0.0,
+    ) -> Plan:
+        """The plan of one question.
+
+        Args:
+            found: what ``find`` gave for it; None: searched here.
+            search_ms: milliseconds spent on it before.
+
+        Raises:
+            InvalidInput: if the question or its prompt can't be used, or for mode ``auto``, which
+                is chosen before.
+        """
+        check_question(question)
+        if options.mode == "auto":
+            raise InvalidInput("mode 'auto' is chosen before a question is planned")
+        began = time.perf_counter()
+        found = self.find(question, options) if found is None else found
         named = self._named(question, options.mixture) if options.mixture else []
         mixture = self._mixture([entry.hit for entry in found], options)
         every = [*named, *found]
-        registered = {e.hit.delta_id: Registered(e.hit.kind, e.row, e.start) for e in every}
+        registered = {entry.hit.delta_id: entry.registered for entry in every}
         mixture, note = self._without_damaged(mixture, every, registered)
         mixture, strong = self._capped(mixture, every, options)
         note = "; ".join(part for part in (note, strong) if part)
@@ -108,9 +200,17 @@ class Planner:
         prompt, used = self._prompt(question, [entry.hit for entry in found], options)
         sources = found[:used] if options.mode == "rag" else found
         seen = {entry.hit.delta_id: entry.hit for entry in [*named, *sources]}
-        search_ms = 1e3 * (time.perf_counter() - began)
         return Plan(
-            question, tuple(seen.values()), mixture, registered, tuple(prompt), note, search_ms
+            question,
+            options.mode,
+            tuple(seen.values()),
+            mixture,
+            registered,
+            tuple(prompt),
+            options.generation,
+            self.answer_tokens(options),
+            note,
+            search_ms=search_ms + 1e3 * (time.perf_counter() - began),
         )
 
     def k(self, options: AskOptions) -> int:
@@ -122,22 +222,10 @@ class Planner:
         chosen = options.generation.max_tokens
         return self.runtime.base.encoder.prompts.max_new_tokens if chosen is None else chosen
 
-    def _found(self, question: str, options: AskOptions) -> list[Found]:
-        """What search finds and is similar enough; nothing where no search is called for."""
-        if options.mode == "base" or (options.mixture is not None and options.mode == "adapter"):
-            return []
-        found = search(
-            self.store,
-            self.embedder,
-            question,
-            k=self.k(options),
-            namespace=options.namespace,
-            where=options.where,
-            as_of=options.as_of,
-        )
-        least = options.min_similarity
-        least = self.settings.min_similarity if least is None else least
-        return [entry for entry in found if entry.hit.similarity >= least]
+    def _searches(self, options: AskOptions) -> bool:
+        """Whether a question so asked is searched for."""
+        named_only = options.mixture is not None and options.mode == "adapter"
+        return options.mode != "base" and not named_only
 
     def _named(self, question: str, mixture: Mixture) -> list[Found]:
         """The passages of deltas a caller named; NotFound if one is not active."""
@@ -156,10 +244,17 @@ class Planner:
 
     def _mixture(self, hits: Sequence[Hit], options: AskOptions) -> Mixture:
         if options.mode in ("base", "rag"):
-            return Mixture((), options.composition)
+            return Mixture((), options.composition, options.dials)
         if options.mixture is not None:
             return options.mixture
-        return compose(hits, options.composition, temperature=self.settings.temperature)
+        return compose(
+            hits,
+            options.composition,
+            temperature=self.settings.temperature,
+            weights=options.weights,
+            strength=options.strength,
+            dials=options.dials,
+        )
 
     def _without_damaged(
         self, mixture: Mixture, found: Sequence[Found], registered: dict[str, Registered]
@@ -177,15 +272,15 @@ class Planner:
             return mixture, ""
         kept = tuple(part for part in mixture.parts if part[0] not in damaged)
         note = f"left out because damaged: {', '.join(left_out)}; run 'adb fsck --deep'"
-        return Mixture(kept, mixture.composition), note
+        return replace(mixture, parts=kept), note
 
-    def _usable(self, delta_id: str, wanted: Registered) -> bool:
+    def _usable(self, delta_id: str, known: Registered) -> bool:
         try:
-            with self.runtime.lock, self.runtime.pool.resident({delta_id: wanted.row}):
-                if wanted.kind == "gradient":
-                    self.runtime.check_start(wanted.start)
+            self.runtime.check(delta_id, known)
         except (Corrupt, NotFound):
             return False
+        except Locked:  # no slot is free now: it will be checked when it has to act
+            return True
         return True
 
     def _capped(
@@ -200,7 +295,7 @@ class Planner:
             hit = entry.hit
             typical = self.store.norms.typical(hit.namespace, hit.kind)
             if typical is not None:
-                strengths[hit.delta_id] = entry.row.norm / typical
+                strengths[hit.delta_id] = entry.registered.row.norm / typical
         held, over = capped(mixture, strengths, self.settings.norm_cap)
         strong = ", ".join(
             f"{i} ({strengths[i]:.3g} times the usual norm)" for i in over if strengths[i] > NOTABLE

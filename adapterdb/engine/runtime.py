@@ -1,56 +1,57 @@
 """The base model with resident deltas: mixtures become factors the model acts with.
 
-    LoRA parts      rank concatenation: sum_i w_i scale B_i A_i, exact (PRAG's cat with weights)
-    gradient parts  one row theta* - alpha * sum_i w_i g_i (ReGrad, arXiv 2606.15734); for those of
-                    several starts one row each, acting with their share of the weights
-
-Every question of a batch has its own mixture, also none. The base weights are never written.
+Every question of a batch has its own mixture, also none. Where all rows share one, it may be folded
+into copies of the weights instead (``fold``), when that is expected to cost less (``costs``). The
+base weights are never written.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from adapterdb.adapted_model import AdaptedModel, Factors
-from adapterdb.answers import Mixture
+from adapterdb.adapted_model import AdaptedModel, Factors, Watch
+from adapterdb.answers import GATES, Mixture
 from adapterdb.base_model import BaseModel
+from adapterdb.engine.costs import Chooser, Costs, How, Work, measure
+from adapterdb.engine.fold import folded
+from adapterdb.engine.mixing import Mixing
+from adapterdb.engine.registered import Registered
 from adapterdb.engine.slots import Loader, SlotPool
 from adapterdb.engine.workspace import Workspace
-from adapterdb.errors import NotFound
+from adapterdb.errors import InvalidInput, NotFound
+from adapterdb.kernels import TokenGate
 from adapterdb.layout import DeltaLayout
-from adapterdb.records import DeltaKind
-from adapterdb.store.rows import RowRef
+from adapterdb.training.gate.bank import GateBank
 from adapterdb.training.start import Start
 
 SPARE = 4  # workspaces kept for requests of the same shape
 
 
-class Registered(NamedTuple):
-    """What it takes to act with a stored delta.
+class Acted(NamedTuple):
+    """How the last request acted.
 
-    Args:
-        kind: whether its row is factors or a gradient.
-        row: where it lies.
-        start: fingerprint of the start a gradient is stepped from; empty: the home's own.
+    Attributes:
+        how: ``base``, ``slots`` or ``fold``.
+        read: deltas read from the store; resident: those that were there already.
+        costs: what folding and slots were expected to cost; None where it was not asked.
     """
 
-    kind: DeltaKind
-    row: RowRef
-    start: str = ""
+    how: How
+    read: int
+    resident: int
+    costs: Costs | None = None
 
 
-class _Steps(NamedTuple):
-    """Gradient parts of one start: slots and weights, and the start's share of all weights."""
+class _Ready(NamedTuple):
+    """A request's factors, by mixture or one for all rows, and gates if it has any."""
 
-    start: str
-    parts: list[tuple[int, float]]
-    share: float
+    factors: Factors
+    gates: list[TokenGate] | None
 
 
 class Runtime:
@@ -65,6 +66,11 @@ class Runtime:
         load: reads one row from the store into a slot.
         starts: fingerprint to start, for gradient deltas made at others; raises NotFound. None
             means there are no others.
+        gate: gives the learned gate of composition ``gate``, None where none has been trained.
+
+    Attributes:
+        acted: how the last request acted.
+        chooser: decides between slots and folding.
     """
 
     def __init__(
@@ -77,38 +83,79 @@ class Runtime:
         dtype: torch.dtype,
         load: Loader,
         starts: Callable[[str], Start] | None = None,
+        gate: Callable[[], GateBank | None] | None = None,
     ) -> None:
         self.base = base
         self.layout = layout
         self.adapted = AdaptedModel(base.model, layout)
         self.lock = threading.RLock()
         self.pool = SlotPool(slots, layout.size, dtype, base.device, load)
+        self.chooser = Chooser()
+        self.acted = Acted("base", 0, 0)
         self._spare: dict[tuple[int, int, torch.dtype], Workspace] = {}
         self._own = start.fingerprint
         self._find_start = starts
+        self._find_gate = gate
         self._starts = {self._own: _on(start, base.device)}
 
     @contextmanager
     def acting(
-        self, mixtures: Sequence[Mixture], registered: Mapping[str, Registered]
+        self,
+        mixtures: Sequence[Mixture],
+        registered: Mapping[str, Registered],
+        *,
+        work: Work | None = None,
+        how: How | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[Any]:
         """The transformers model acting, in batch row i, with ``mixtures[i]``.
 
         Args:
             mixtures: one for each row of the batch; an empty one leaves its row to the base.
             registered: kind and place of every delta named in them.
+            work: what is going to be asked of the model; without it nothing is folded.
+            how: ``slots`` or ``fold`` whatever they cost; None chooses.
+            watch: see ``AdaptedModel.using``; called where a gate decides.
+
+        Raises:
+            InvalidInput: for a composition that these deltas or this home don't have, or ``fold``
+                for mixtures that differ or are gated.
         """
         wanted = {i: registered[i].row for mixture in mixtures for i, _ in mixture.parts}
-        with self.lock, self.pool.resident(wanted) as slot_of, ExitStack() as after:
-            factors = None
-            if wanted:
-                factors = self._factors(mixtures, registered, slot_of, after)
-            with self.adapted.using(factors) as model:
+        with self.lock, ExitStack() as after:
+            misses = self.pool.misses
+            slot_of = after.enter_context(self.pool.resident(wanted))
+            read = self.pool.misses - misses
+            if not wanted:
+                self.acted = Acted("base", 0, 0)
+                with self.adapted.using(None) as model:
+                    yield model
+                return
+            one = _one_for_all(mixtures)
+            ready = self._ready([mixtures[0]] if one else mixtures, registered, slot_of, after)
+            chosen = self._how(ready, one and ready.gates is None, work, how)
+            self.acted = Acted(chosen, read, len(wanted) - read, self.chooser.costs)
+            with self._using(ready, chosen, watch) as model:
                 yield model
 
-    def check_start(self, fingerprint: str) -> None:
-        """Make a start resident; NotFound if it is not there, Corrupt if it is damaged."""
-        self._start(fingerprint)
+    def check(self, delta_id: str, known: Registered) -> None:
+        """Make a delta and its start resident; may run beside a request.
+
+        Raises:
+            Corrupt, NotFound: if they can't be used.
+            Locked: if running requests leave no slot.
+        """
+        self.pool.prefetch({delta_id: known.row})
+        if known.kind == "gradient":
+            self._start(known.start)
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether composition ``gate`` can be asked for."""
+        return self._gate() is not None
+
+    def _gate(self) -> GateBank | None:
+        return None if self._find_gate is None else self._find_gate()
 
     def _start(self, fingerprint: str) -> Start:
         """The start gradients name so, on the device."""
@@ -119,56 +166,53 @@ class Runtime:
             self._starts[name] = _on(self._find_start(name), self.base.device)
         return self._starts[name]
 
-    def _factors(
+    def _ready(
         self,
         mixtures: Sequence[Mixture],
         registered: Mapping[str, Registered],
         slot_of: Mapping[str, int],
         after: ExitStack,
-    ) -> Factors:
+    ) -> _Ready:
         """``a (B, K*R, H1)``, ``b (B, K*R, H2)`` for each site, gathered once for the request."""
-        bank = self.pool.rows
-        parts: list[list[tuple[int, float]]] = []
-        composed: list[Tensor] = []
+        mixing = Mixing(self.layout, self.pool.rows, slot_of, registered, self._start, self._own)
         for mixture in mixtures:
-            mine = [(slot_of[i], w) for i, w in mixture.parts if registered[i].kind != "gradient"]
-            for steps in self._by_start(mixture, registered, slot_of):
-                mine.append((len(bank) + len(composed), steps.share))
-                composed.append(self._step(steps))
-            parts.append(mine)
-        if composed:
-            bank = torch.cat([bank.float(), torch.stack(composed)])
-        width = max(len(mine) for mine in parts)
-        padded = [mine + [(0, 0.0)] * (width - len(mine)) for mine in parts]
-        slots = torch.tensor([[slot for slot, _ in mine] for mine in padded], device=bank.device)
-        gain = torch.tensor([[w for _, w in mine] for mine in padded], device=bank.device)
-        space = self._workspace((len(parts), width), bank.dtype, after)
-        return space.fill(bank, slots, gain * self.layout.scale)
+            mixing.add(mixture)
+        learned = None
+        if any(mixture.composition == "gate" for mixture in mixtures):
+            learned = self._gate()
+            if learned is None:
+                raise InvalidInput(
+                    "composition 'gate' needs a trained gate, and there is none",
+                    code="no_gate",
+                    hint="train one with 'adb train gate QUESTIONS', or use 'arrow'",
+                )
+        rows, slots, weights = mixing.table()
+        space = self._workspace((slots.shape[0], slots.shape[1]), rows.dtype, after)
+        factors = space.fill(rows, slots, weights * self.layout.scale, through_b=mixing.gated)
+        return _Ready(factors, mixing.gates(learned) if mixing.gated else None)
 
-    def _by_start(
-        self,
-        mixture: Mixture,
-        registered: Mapping[str, Registered],
-        slot_of: Mapping[str, int],
-    ) -> list[_Steps]:
-        """The gradient parts of a mixture, those of each start together.
+    def _how(self, ready: _Ready, can_fold: bool, work: Work | None, how: How | None) -> How:
+        if how == "fold" and not can_fold:
+            raise InvalidInput("only one ungated mixture for all questions can be folded")
+        if how is not None:
+            return how
+        # bfloat16 weights would swallow most of a small change
+        if not can_fold or self.base.dtype != torch.float32:
+            return "slots"
+        return self.chooser.choose(work, lambda: self._measured(ready))
 
-        The row theta_s - alpha_s * sum_i (w_i / share_s) g_i, acting with share_s, steps by the
-        weights as they are, while the starts sum to one, as a single start does. Where all
-        weights of several starts are 0, the starts share equally.
-        """
-        groups: dict[str, list[tuple[int, float]]] = {}
-        for delta_id, weight in mixture.parts:
-            kind, _, start = registered[delta_id]
-            if kind == "gradient":
-                groups.setdefault(start or self._own, []).append((slot_of[delta_id], weight))
-        if len(groups) == 1:
-            return [_Steps(start, parts, 1.0) for start, parts in groups.items()]
-        sizes = {start: sum(abs(w) for _, w in parts) for start, parts in groups.items()}
-        if not any(sizes.values()):
-            sizes = dict.fromkeys(sizes, 1.0)
-        total = sum(sizes.values())
-        return [_Steps(s, parts, sizes[s] / total) for s, parts in groups.items() if sizes[s]]
+    def _measured(self, ready: _Ready) -> Costs:
+        return measure(
+            lambda: self.adapted.using(None),
+            lambda: self._using(ready, "slots", None),
+            lambda: self._using(ready, "fold", None),
+            self.base.device,
+        )
+
+    def _using(self, ready: _Ready, how: How, watch: Watch | None) -> AbstractContextManager[Any]:
+        if how == "fold":
+            return folded(self.base.model, self.layout, ready.factors)
+        return self.adapted.using(ready.factors, gates=ready.gates, watch=watch)
 
     def _workspace(
         self, shape: tuple[int, int], stored: torch.dtype, after: ExitStack
@@ -187,12 +231,12 @@ class Runtime:
         if len(self._spare) > SPARE:
             self._spare.pop(next(iter(self._spare)))
 
-    def _step(self, steps: _Steps) -> Tensor:
-        """theta* - alpha * sum_i (w_i / share) g_i as a row ``(P,)`` float32."""
-        device = self.pool.rows.device
-        slots = torch.tensor([slot for slot, _ in steps.parts], device=device)
-        weights = torch.tensor([weight / steps.share for _, weight in steps.parts], device=device)
-        return self._start(steps.start).step(weights @ self.pool.rows[slots].float())
+
+def _one_for_all(mixtures: Sequence[Mixture]) -> bool:
+    """Whether every row acts with the same mixture, so that one set of factors serves them all."""
+    first = mixtures[0]
+    # a gate's choices are told apart by batch row
+    return first.composition not in GATES and all(mixture == first for mixture in mixtures)
 
 
 def _on(start: Start, device: torch.device) -> Start:

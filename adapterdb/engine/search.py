@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from adapterdb.answers import MAX_K, check_question
 from adapterdb.embedder import Embedder
+from adapterdb.engine.registered import Registered
 from adapterdb.errors import InvalidInput
 from adapterdb.records import Hit, SearchKind, check_int, check_namespace
-from adapterdb.store.rows import PassageRow, RowRef, Scored
+from adapterdb.store.rows import PassageRow, Scored, Vector
 from adapterdb.store.store import Store
 
 RRF_CONSTANT = 60
@@ -21,16 +22,10 @@ KINDS = ("hybrid", "vector", "text")
 
 
 class Found(NamedTuple):
-    """A hit, where the row of its delta lies, and what it takes to act with it.
-
-    Args:
-        start: fingerprint of the start that a gradient is stepped from.
-        damaged: the delta can't be used.
-    """
+    """A hit, what it takes to act with its delta, and whether that one can't be used."""
 
     hit: Hit
-    row: RowRef
-    start: str
+    registered: Registered
     damaged: bool
 
 
@@ -44,6 +39,7 @@ def search(
     where: str | None = None,
     kind: SearchKind = "hybrid",
     as_of: int | None = None,
+    vector: Vector | None = None,
 ) -> list[Found]:
     """The ``k`` passages that fit the question best, best first; fewer if fewer are stored.
 
@@ -52,6 +48,7 @@ def search(
         where: filter over names and metadata, applied before the search, never after.
         kind: ``vector`` (cosine), ``text`` (BM25) or ``hybrid`` (both, fused).
         as_of: search what was stored as of this change; None means now.
+        vector: of the question, unit ``(D,)``; None: embedded here.
 
     Raises:
         InvalidInput: for a question, ``k``, namespace or kind that isn't allowed.
@@ -63,13 +60,16 @@ def search(
     if kind not in KINDS:
         raise InvalidInput(f"kind {kind!r} is not one of {', '.join(KINDS)}")
     depth = k * CANDIDATES_PER_HIT
-    vector = embedder.encode([question])[0]
     lists: list[list[Scored]] = []
     scope: dict[str, Any] = {"where": where, "as_of": as_of}
-    if kind != "text":
-        lists.append(store.search_vectors(namespace, vector, depth, **scope))
     if kind != "vector":
         lists.append(store.search_text(namespace, question, depth, **scope))
+        # while the question is embedded, the disk may bring in what words have found
+        store.will_need([passage.row for passage, _ in lists[0][:k]])
+    if vector is None:
+        vector = embedder.encode([question])[0]
+    if kind != "text":
+        lists.append(store.search_vectors(namespace, vector, depth, **scope))
     ranked = fuse(lists)[:k] if kind == "hybrid" else [(s.passage, s.score) for s in lists[0][:k]]
     similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked], as_of)
     ranked = [entry for entry in ranked if entry[0].passage_id in similar]  # not deleted meanwhile
@@ -96,7 +96,8 @@ def found_as(passage: PassageRow, similarity: float, score: float, rank: int) ->
         score=score,
         rank=rank,
     )
-    return Found(hit, passage.row, passage.shared_start, passage.damaged)
+    known = Registered(passage.kind, passage.row, passage.shared_start, passage.prototype)
+    return Found(hit, known, passage.damaged)
 
 
 def fuse(lists: list[list[Scored]]) -> list[tuple[PassageRow, float]]:

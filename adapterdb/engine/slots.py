@@ -1,13 +1,15 @@
 """The slot pool: delta rows resident on the device, least recently used first out.
 
 Stored deltas are registered; only those in slots are resident. A request pins its slots for as long
-as it runs, so that no other request can overwrite them. Knows nothing of models.
+as it runs, so that no other request can overwrite them; a caller may pin deltas for good. Knows
+nothing of models.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +22,7 @@ Loader = Callable[[RowRef, Tensor], None]
 
 
 class SlotPool:
-    """``rows (S, P)`` on one device. Not thread-safe: the runtime holds a lock.
+    """``rows (S, P)`` on one device. Thread-safe: rows may be loaded while a request computes.
 
     Args:
         slots: S.
@@ -39,6 +41,7 @@ class SlotPool:
         self._slot_of: OrderedDict[str, int] = OrderedDict()
         self._pins: Counter[str] = Counter()
         self._free = list(range(slots))
+        self._lock = threading.RLock()
 
     @contextmanager
     def resident(self, wanted: Mapping[str, RowRef]) -> Iterator[dict[str, int]]:
@@ -49,44 +52,77 @@ class SlotPool:
 
         Raises:
             InvalidInput: if they are more than there are slots.
-            Locked: if pins of other requests leave too few slots.
+            Locked: if pins of others leave too few slots.
         """
-        if len(wanted) > len(self.rows):
-            raise InvalidInput(
-                f"{len(wanted)} deltas at once, but there are {len(self.rows)} slots",
-                hint="open the database with more slots, or ask with a smaller k",
-            )
-        self._pins.update(wanted.keys())
+        slot_of = self.pin(wanted)
         try:
+            yield slot_of
+        finally:
+            self.unpin(wanted)
+
+    def pin(self, wanted: Mapping[str, RowRef]) -> dict[str, int]:
+        """Make these deltas resident until ``unpin``; raises as ``resident`` does."""
+        with self._lock:
+            self._check(wanted)
+            self._pins.update(wanted.keys())
+            try:
+                for delta_id, row in wanted.items():
+                    self._touch(delta_id, row)
+            except BaseException:
+                self.unpin(wanted)
+                raise
+            return {delta_id: self._slot_of[delta_id] for delta_id in wanted}
+
+    def unpin(self, delta_ids: Iterable[str]) -> None:
+        """Take back one ``pin`` of each of these deltas."""
+        with self._lock:
+            self._pins.subtract(list(delta_ids))
+            self._pins = +self._pins  # drops the zeros
+
+    def prefetch(self, wanted: Mapping[str, RowRef]) -> None:
+        """Make deltas resident, unpinned: they are there unless others need the room.
+
+        Raises:
+            Corrupt: if a row fails its checks.
+            Locked: as ``resident``.
+        """
+        with self._lock:
             for delta_id, row in wanted.items():
                 self._touch(delta_id, row)
-            yield {delta_id: self._slot_of[delta_id] for delta_id in wanted}
-        finally:
-            self._pins.subtract(wanted.keys())
-            self._pins += Counter()  # drops the zeros
 
-    def forget(self, delta_ids: Sequence[str]) -> None:
+    def forget(self, delta_ids: Iterable[str]) -> None:
         """Zero and free the slots of these deltas, wherever resident."""
-        for delta_id in delta_ids:
-            slot = self._slot_of.pop(delta_id, None)
-            if slot is not None:
-                self._release(slot)
+        with self._lock:
+            for delta_id in delta_ids:
+                slot = self._slot_of.pop(delta_id, None)
+                if slot is not None:
+                    self._release(slot)
 
     @property
     def resident_ids(self) -> tuple[str, ...]:
         """Least recently used first."""
-        return tuple(self._slot_of)
+        with self._lock:
+            return tuple(self._slot_of)
 
     @property
     def pinned(self) -> int:
         """How many deltas are pinned now."""
         return len(self._pins)
 
+    def _check(self, wanted: Mapping[str, RowRef]) -> None:
+        if len(wanted) > len(self.rows):
+            raise InvalidInput(
+                f"{len(wanted)} deltas at once, but there are {len(self.rows)} slots",
+                hint="open the database with more slots, or ask with a smaller k",
+            )
+
     def _touch(self, delta_id: str, row: RowRef) -> None:
         """Make a delta the most recently used, reading it if it is not resident."""
         if delta_id in self._slot_of:
+            self.hits += 1
             self._slot_of.move_to_end(delta_id)
             return
+        self.misses += 1
         slot = self._free_slot()
         try:
             self._load(row, self.rows[slot])

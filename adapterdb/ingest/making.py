@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adapterdb import prototype
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel
 from adapterdb.config import Config
@@ -92,6 +93,7 @@ class Maker:
         finite = torch.isfinite(rows).all(-1) & torch.isfinite(fitted.loss_after)
         factors = self.shop.recipe.produces != "gradient"
         refs = iter(self.store.write_rows(rows[finite], factors=factors) if finite.any() else ())
+        known = iter(self._prototypes(self._used(rows[finite].float())))
         found: list[Made] = []
         for i, piece in enumerate(pieces):
             if not finite[i]:
@@ -100,7 +102,8 @@ class Maker:
             losses = float(fitted.loss_before[i]), float(fitted.loss_after[i])
             verdict = Verdict(*losses, shifted[i])
             kind = self.shop.recipe.produces
-            found.append(self._new(piece, vectors[i], next(refs), kind, verdict))
+            made = self._new(piece, vectors[i], next(refs), kind, verdict, next(known))
+            found.append(made)
         return found
 
     def make_clusters(self, pieces: Sequence[Piece], clustering: Clustering) -> list[Made]:
@@ -118,16 +121,19 @@ class Maker:
         finite = torch.isfinite(rows).all(-1)
         numbers = finite.nonzero()[:, 0].tolist()
         refs = self.store.write_rows(rows[finite], factors=True) if numbers else []
-        ref_of = dict(zip(numbers, refs, strict=True))
+        known = self._prototypes(rows[finite].float())
+        kept = dict(zip(numbers, zip(refs, known, strict=True), strict=True))
         vectors, losses = self.vectors(pieces), self._member_losses(pieces, clustering, used)
         own = {i for chosen in clustering.representatives for i in chosen}
         found: list[Made] = []
         for i, piece in enumerate(pieces):
-            ref = ref_of.get(int(clustering.labels[i]))
-            if ref is None:
+            pair = kept.get(int(clustering.labels[i]))
+            if pair is None:
                 found.append(_not_finite(piece.passage))
                 continue
-            found.append(self._new(piece, vectors[i], ref, "cluster", losses[i], own=i in own))
+            ref, core = pair
+            made = self._new(piece, vectors[i], ref, "cluster", losses[i], core, own=i in own)
+            found.append(made)
         return found
 
     def vectors(self, pieces: Sequence[Piece]) -> Sequence[Vector]:
@@ -208,6 +214,10 @@ class Maker:
         shop = self.shop
         return shop.start.step(rows) if shop.recipe.produces == "gradient" else rows
 
+    def _prototypes(self, used: Tensor) -> list[bytes]:
+        """The prototypes of factor rows ``(n, P)``, as the catalog keeps them."""
+        return [prototype.to_bytes(c) for c in prototype.cores(self.store.info.layout, used)]
+
     def _new(
         self,
         piece: Piece,
@@ -215,6 +225,7 @@ class Maker:
         ref: RowRef,
         kind: DeltaKind,
         verdict: Verdict,
+        core: bytes,
         *,
         own: bool = True,
     ) -> NewPassage:
@@ -230,6 +241,7 @@ class Maker:
             flag=verdict.flag,
             own=own,
             meta_init_fingerprint=self.shop.start.fingerprint,
+            prototype=core,
         )
 
 

@@ -15,16 +15,25 @@ anyway. One normalisation, with the temperature, serves training and inference a
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from adapterdb.kernels.lora import Impl, add_lora
+from adapterdb.kernels import fused, native
+from adapterdb.kernels.lora import Impl, add_lora, refuse
+from adapterdb.kernels.products import Products, check
+from adapterdb.kernels.reference import add_expanded
 
 
-class TokenGate(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class TokenGate:
     """The gate of one site, for S bank rows that serve equal runs of the batch.
+
+    What can be known without looking at a token is found at the first use and kept, so that a
+    decoding step asks nothing twice: its tensors must not change between uses.
 
     Attributes:
         live: bool ``(S, K)``; a delta that is not live gets weight 0.
@@ -46,6 +55,46 @@ class TokenGate(NamedTuple):
     learned: Tensor | None = None
     offset: Tensor | None = None
 
+    def of_rows(self, rows: Tensor) -> TokenGate:
+        """The gate for some of its bank rows, int64 ``(S',)``."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return TokenGate(*(part if part is None else part[rows] for part in parts))
+
+    @cached_property
+    def some_fixed(self) -> bool:
+        """Whether any row is ungated."""
+        return bool(self.fixed.any())
+
+    @cached_property
+    def all_live(self) -> bool:
+        """Whether every row has K deltas."""
+        return bool(self.live.all())
+
+    @cached_property
+    def one_top_k(self) -> int | None:
+        """The top_k of all rows, at most K; None where they differ."""
+        least, most = (int(k) for k in self.top_k.clamp(max=self.live.shape[1]).aminmax())
+        return most if least == most else None
+
+    @cached_property
+    def plain_temperature(self) -> bool:
+        """Whether every temperature is 1."""
+        return bool((self.temperature == 1).all())
+
+    @cached_property
+    def tables(self) -> native.GateTables:
+        """The gate as the C kernel reads it."""
+        vectors = self.vectors
+        if vectors is not None and vectors.dtype != torch.bfloat16:
+            vectors = vectors.float()
+        floats = (self.temperature, self.cores, self.offset)
+        temperature, cores, offset = (None if t is None else t.float() for t in floats)
+        assert temperature is not None
+        found = (
+            self.live, self.fixed, self.top_k, temperature, cores, offset, vectors, self.learned
+        )  # fmt: skip
+        return native.GateTables(*(t if t is None else t.detach().contiguous() for t in found))
+
 
 class Gated(NamedTuple):
     """Output ``y``, and for each token its ``logits`` and ``weights (S, T', K)`` float32."""
@@ -63,6 +112,8 @@ def add_gated(
     gate: TokenGate,
     scale: float = 1.0,
     impl: Impl = "auto",
+    *,
+    inplace: bool = False,
 ) -> Gated:
     """``y`` plus the low-rank products of ``x``, weighed for each token. Differentiable.
 
@@ -73,23 +124,36 @@ def add_gated(
             also makes arrow's logits.
         gate: of this site.
         scale: multiplies every product.
-        impl: of the products, see ``add_lora``.
+        impl: of the products, see ``add_lora``; ``native`` makes logits and weights as well.
+        inplace: the result may be written over ``y``, where no gradient is wanted.
     """
+    products = Products(y, x, a, b, scale=scale, inplace=inplace)
+    check(products)
+    if impl == "native" or (impl == "auto" and native.pays(products)):
+        reason = native.obstacle(products) or _obstacle(gate)
+        if reason is None:
+            return Gated(*native.add_gated(products, gate.tables))
+        if impl == "native":
+            refuse(impl, reason)
     rows, k = gate.live.shape
     rank = a.shape[1] // k
-    h = torch.bmm(x, a.to(x.dtype).mT)
+    if impl == "triton":
+        refuse(impl, fused.obstacle(products))
+    in_triton = impl == "triton" or (impl == "auto" and fused.pays(products))
+    bank = fused.Bank(k=k)
+    h = fused.shrink(x, a, bank) if in_triton else torch.bmm(x, a.to(x.dtype).mT)
     parts = h.view(*h.shape[:2], k, rank)
     logits = _logits(x, parts, gate)
-    weights = gate_weights(logits, gate.live, gate.top_k, gate.temperature)
-    if bool(gate.fixed.any()):
-        always = gate.live[:, None].to(weights.dtype).expand_as(weights)
-        weights = torch.where(gate.fixed[:, None, None], always, weights)
+    weights = _weights(logits, gate)
+    if in_triton:
+        return Gated(fused.expand(y, h, b, bank, weights, scale), logits, weights)
     if impl in ("auto", "reference"):
-        h = (parts * (weights * scale).to(h.dtype)[..., None]).flatten(-2)
-        return Gated(y + torch.bmm(h, b.to(h.dtype)).to(y.dtype), logits, weights)
+        h = (parts * weights.to(h.dtype)[..., None]).flatten(-2)
+        return Gated(add_expanded(y, h, b, scale, products.writable), logits, weights)
     slots = torch.arange(rows * k, device=x.device).view(rows, k)
     bank_a, bank_b = (t.reshape(rows * k, rank, t.shape[-1]) for t in (a, b))
-    return Gated(add_lora(y, x, bank_a, bank_b, slots, weights, scale, impl), logits, weights)
+    out = add_lora(y, x, bank_a, bank_b, slots, weights, scale, impl, inplace=inplace)
+    return Gated(out, logits, weights)
 
 
 def gate_weights(logits: Tensor, live: Tensor, top_k: Tensor, temperature: Tensor) -> Tensor:
@@ -102,11 +166,31 @@ def gate_weights(logits: Tensor, live: Tensor, top_k: Tensor, temperature: Tenso
         ``(S, T', K)`` float32; rows sum to 1, or to 0 where nothing is live.
     """
     low = torch.finfo(torch.float32).min
-    values, order = logits.float().masked_fill(~live[:, None], low).sort(dim=-1, descending=True)
+    values = (logits.float() / temperature[:, None, None]).masked_fill(~live[:, None], low)
+    values, order = values.sort(dim=-1, descending=True)
     ranks = torch.arange(logits.shape[-1], device=logits.device)
-    values = (values / temperature[:, None, None]).masked_fill(ranks >= top_k[:, None, None], low)
+    values = values.masked_fill(ranks >= top_k[:, None, None], low)
     weights = torch.zeros_like(values).scatter(-1, order, values.softmax(-1))
     return weights * live[:, None]
+
+
+def _weights(logits: Tensor, gate: TokenGate) -> Tensor:
+    """What ``gate_weights`` gives, and 1 in fixed rows, in as few operations as the gate allows."""
+    top_k = gate.one_top_k
+    if top_k is None or not gate.all_live:
+        weights = gate_weights(logits, gate.live, gate.top_k, gate.temperature)
+    else:
+        if not gate.plain_temperature:
+            logits = logits / gate.temperature[:, None, None]
+        if top_k == logits.shape[-1]:
+            weights = logits.softmax(-1)
+        else:
+            values, order = logits.topk(top_k, dim=-1)
+            weights = torch.zeros_like(logits).scatter(-1, order, values.softmax(-1))
+    if not gate.some_fixed:
+        return weights
+    always = gate.live[:, None].to(weights.dtype).expand_as(weights)
+    return torch.where(gate.fixed[:, None, None], always, weights)
 
 
 def _logits(x: Tensor, h: Tensor, gate: TokenGate) -> Tensor:
@@ -124,3 +208,13 @@ def _logits(x: Tensor, h: Tensor, gate: TokenGate) -> Tensor:
         return found
     assert gate.learned is not None
     return torch.where(gate.learned[:, None], learned, arrow)
+
+
+def _obstacle(gate: TokenGate) -> str | None:
+    """Why the C kernel can't judge as this gate does, or None."""
+    if gate.cores is None and gate.vectors is None:
+        return "the gate has neither cores nor vectors"
+    tensors = (gate.cores, gate.vectors, gate.offset)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        return "it has no gradient, and the gate may want one"
+    return None

@@ -4,19 +4,27 @@ Semantics, for batch row b and token t (A and B of slot s are ``a[s]`` and ``b[s
 
     y[b, t] += sum_k weights[b, (t,) k] * scale * (x[b, t] @ a[slots[b, k]].T) @ b[slots[b, k]]
 
-Checks its arguments, chooses an implementation, and calls it. Differentiable in every float
-argument. Sorting work by slot, paging and storage are other files' business.
+Chooses an implementation and calls it:
+
+    reference   plain torch, readable, differentiable, fast enough to be the CPU path
+    loop        one slot after the other, as MeteoRA's first forward (arXiv 2405.13053)
+    gathered    A and B copied for each pair of token and delta, as MeteoRA's bmm
+    native      a small C kernel for decoding on a CPU
+    triton      the GPU path
+
+Sorting work by slot, paging and storage are other files' business.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from adapterdb.errors import InvalidInput
-from adapterdb.kernels import reference
+from adapterdb.kernels import fused, native, reference, strategies
+from adapterdb.kernels.products import Products, check
 
 Impl = Literal["auto", "reference", "loop", "gathered", "native", "triton"]
 IMPLS: tuple[Impl, ...] = get_args(Impl)
@@ -31,54 +39,71 @@ def add_lora(
     weights: Tensor | None = None,
     scale: float = 1.0,
     impl: Impl = "auto",
+    *,
+    ranks: Tensor | None = None,
+    a_scale: Tensor | None = None,
+    b_scale: Tensor | None = None,
+    inplace: bool = False,
 ) -> Tensor:
-    """``y`` plus the weighted low-rank products of ``x``, as a new tensor.
+    """``y`` plus the weighted low-rank products of ``x``.
 
     Args:
         y: ``(B, T, H2)`` output of the frozen linear.
         x: ``(B, T, H1)`` its input.
         a: ``(S, R, H1)`` bank of A, any strides with the last dimension contiguous.
         b: ``(S, R, H2)`` bank of transposed B.
-        slots: int64 ``(B, K)`` bank rows of each batch row, -1 for none; or None, which means
-            that the S rows serve equal runs of the batch in order (S divides B): no gather.
+        slots: int64 ``(B, K)`` bank rows of each batch row, -1 for none (a linear that a delta
+            does not adapt); or None, which means that the S rows serve equal runs of the batch
+            in order (S divides B): no gather.
         weights: ``(B, K)`` for a whole sequence or ``(B, T, K)`` for each token; None means 1.
             Needs ``slots``.
         scale: multiplies every product (alpha / rank).
-        impl: ``"auto"`` chooses; ``"reference"`` is plain torch, the CPU path.
+        impl: ``"auto"`` takes what is fastest here; any other is taken or refused.
+        ranks: int64 ``(S,)``: rank rows at and beyond ``ranks[s]`` are ignored, whatever is in
+            them, so that deltas of several ranks share a bank; None means all R act.
+        a_scale: ``(S, R)`` where a is int8: a number is its int8 times the scale of its rank row
+            (see ``kernels.quantize``); b_scale: the same for b.
+        inplace: the result may be written over ``y``, where no gradient is wanted.
 
     Returns:
-        ``(B, T, H2)`` in the dtype of ``y``.
+        ``(B, T, H2)`` in the dtype of ``y``; a new tensor unless ``inplace``.
 
     Raises:
-        InvalidInput: if shapes don't fit each other; both are named.
+        InvalidInput: if shapes don't fit each other (both are named), or the implementation asked
+            for can't do this.
     """
-    _check(y, x, a, b, slots, weights)
-    if impl not in ("auto", "reference"):
-        raise InvalidInput(f"impl {impl!r} is not one of 'auto', 'reference'")
-    if slots is None:
-        return reference.add_aligned(y, x, a, b, scale)
-    return reference.add_gathered(y, x, a, b, slots, weights, scale)
+    products = Products(y, x, a, b, slots, weights, scale, ranks, a_scale, b_scale, inplace)
+    check(products)
+    if impl == "auto":
+        return _auto(products)
+    if impl not in IMPLS:
+        raise InvalidInput(f"impl {impl!r} is not one of {', '.join(map(repr, IMPLS))}")
+    if impl == "native":
+        refuse(impl, native.obstacle(products))
+    if impl == "triton":
+        refuse(impl, fused.obstacle(products))
+    return _ADD[impl](products)
 
 
-def _check(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, slots: Tensor | None, weights: Tensor | None
-) -> None:
-    batch, tokens = x.shape[:2]
-    if x.dim() != 3 or y.shape != (batch, tokens, b.shape[-1]) or a.shape[-1] != x.shape[-1]:
-        raise InvalidInput(
-            f"x {tuple(x.shape)}, y {tuple(y.shape)}, a {tuple(a.shape)}, b {tuple(b.shape)}:"
-            " expected x (B, T, H1), y (B, T, H2), a (S, R, H1), b (S, R, H2)"
-        )
-    if a.shape[:2] != b.shape[:2]:
-        raise InvalidInput(f"a has (S, R) {tuple(a.shape[:2])}, b has {tuple(b.shape[:2])}")
-    if slots is None:
-        if weights is not None:
-            raise InvalidInput("weights need slots; without slots each bank row acts with weight 1")
-        if batch % a.shape[0]:
-            raise InvalidInput(f"{a.shape[0]} bank rows can't serve equal runs of {batch} rows")
-        return
-    if slots.dim() != 2 or slots.shape[0] != batch or slots.dtype != torch.int64:
-        raise InvalidInput(f"slots {tuple(slots.shape)} {slots.dtype}: expected int64 ({batch}, K)")
-    allowed = (tuple(slots.shape), (batch, tokens, slots.shape[1]))
-    if weights is not None and tuple(weights.shape) not in allowed:
-        raise InvalidInput(f"weights {tuple(weights.shape)}: expected {allowed[0]} or {allowed[1]}")
+def refuse(impl: Impl, reason: str | None) -> None:
+    """InvalidInput if there is a reason why ``impl`` can't run."""
+    if reason is not None:
+        raise InvalidInput(f"impl {impl!r} can't do this: {reason}", hint="use impl='auto'")
+
+
+def _auto(products: Products) -> Tensor:
+    """What was measured fastest for such products on such a machine."""
+    if native.pays(products) and native.obstacle(products) is None:
+        return native.add(products)
+    if fused.pays(products):
+        return fused.add(products)
+    return reference.add(products)
+
+
+_ADD: dict[str, Callable[[Products], Tensor]] = {
+    "reference": reference.add,
+    "loop": strategies.add_loop,
+    "gathered": strategies.add_gathered,
+    "native": native.add,
+    "triton": fused.add,
+}

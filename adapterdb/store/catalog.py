@@ -23,6 +23,7 @@ from adapterdb.store.conditions import condition
 from adapterdb.store.filters import Filter
 from adapterdb.store.headers import FileShape
 from adapterdb.store.migrations import FORMAT, check_format, migrate, stored_format
+from adapterdb.store.prototypes import unsealed
 from adapterdb.store.rows import NewDocument, RowRef, StoreInfo
 from adapterdb.store.sessions import Sessions
 from adapterdb.store.tables import (
@@ -250,6 +251,13 @@ class Catalog:
         query = query.where(DeltaTable.id.in_(delta_ids), DocumentTable.state == "active")
         with self._sessions.reading() as session:
             return {row.id: row_ref(row) for row in session.scalars(query)}
+
+    def prototypes(self, delta_ids: Sequence[str]) -> dict[str, bytes]:
+        """The prototypes of these deltas, of those whose document is active; empty: none kept."""
+        query = _deltas().with_only_columns(DeltaTable.id, DeltaTable.prototype)
+        query = query.where(DeltaTable.id.in_(delta_ids), DocumentTable.state == "active")
+        with self._sessions.reading() as session:
+            return {row.id: unsealed(row.prototype) for row in session.execute(query)}
 
     def moved(self, row: RowRef) -> RowRef | None:
         """Where the bytes of a row lie now, if another file has them."""

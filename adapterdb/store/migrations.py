@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
 
-from sqlalchemy import Connection, bindparam, func, insert, inspect, select, text, update
+from sqlalchemy import (
+    Connection,
+    LargeBinary,
+    bindparam,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    update,
+)
 
 from adapterdb.errors import Corrupt, Mismatch
 from adapterdb.store.tables import (
@@ -109,6 +119,12 @@ def _step_3(connection: Connection) -> None:
     ask_for_index(connection)
 
 
+def _step_4(connection: Connection) -> None:
+    """Prototypes of deltas; those of deltas that are there already are computed when needed."""
+    kind = LargeBinary().compile(dialect=connection.dialect)
+    connection.execute(text(f"ALTER TABLE delta ADD COLUMN prototype {kind}"))
+
+
 def ask_for_index(connection: Connection) -> None:
     """One pending change in each namespace without a generation: the applier then builds one."""
     passages = (
@@ -129,7 +145,7 @@ def _chunks(connection: Connection) -> Iterator[list[int]]:
 
 
 # step n of the tuple leads to format n + 2: the first format is where every catalog began
-STEPS: tuple[Step, ...] = (_step_2, _step_3)
+STEPS: tuple[Step, ...] = (_step_2, _step_3, _step_4)
 FORMAT = 1 + len(STEPS)
 
 

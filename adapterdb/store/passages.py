@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Select, Text, select
+from sqlalchemy import Select, Text, func, select
 from sqlalchemy import cast as cast_to
 
 from adapterdb.records import DeltaKind
 from adapterdb.store.catalog import row_ref
 from adapterdb.store.conditions import condition
 from adapterdb.store.filters import Filter
+from adapterdb.store.prototypes import unsealed
 from adapterdb.store.rows import PassageRow
 from adapterdb.store.sessions import Sessions
 from adapterdb.store.tables import DeltaTable, DocumentTable, PassageTable
@@ -85,6 +86,14 @@ class Passages:
         )
         with self._sessions.reading() as session:
             return list(session.scalars(_within(query, scope)))
+
+    def count(self, scope: Scope) -> int:
+        """How many passages ``scope`` allows."""
+        query = select(func.count(PassageTable.id)).join(
+            DocumentTable, DocumentTable.id == PassageTable.document_id
+        )
+        with self._sessions.reading() as session:
+            return session.scalar(_within(query, scope)) or 0
 
     def some(self, ids: Sequence[int], as_of: int | None = None) -> IndexRows:
         """Ids, vectors and texts of the passages found among ``ids``, whatever their namespace."""
@@ -226,6 +235,7 @@ def _passage_row(
         row=row_ref(delta),
         shared_start=delta.meta_init_fingerprint,
         damaged=delta.damaged,
+        prototype=unsealed(delta.prototype),
     )
 
 

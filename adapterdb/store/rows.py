@@ -116,6 +116,7 @@ class NewPassage:
         own: its text is among those the row was made from; without it, others of its cluster are.
         meta_init_fingerprint: of the shared start the delta was made from, or an empty string.
         parents: ids of the deltas it was made from: it is withdrawn when one of them is.
+        prototype: its cores (``adapterdb.prototype.to_bytes``); empty: to be computed when needed.
     """
 
     passage: Passage
@@ -130,6 +131,7 @@ class NewPassage:
     own: bool = True
     loss_shifted: float | None = None
     flag: str = ""
+    prototype: bytes = b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +155,7 @@ class NewDocument:
 class PassageRow(Record):
     """A passage of an active document, with the delta made from it and where its row lies.
 
-    ``shared_start`` and ``damaged`` as in ``records.Delta``.
+    ``shared_start`` and ``damaged`` as in ``records.Delta``, ``prototype`` as in ``NewPassage``.
     """
 
     passage_id: int
@@ -171,6 +173,7 @@ class PassageRow(Record):
     row: RowRef
     shared_start: str
     damaged: bool
+    prototype: bytes = b""
 
 
 class Scored(NamedTuple):

@@ -56,7 +56,8 @@ def withdraw_rows(session: Session, document_ids: Iterable[int]) -> int:
     found = partners(session, document_ids)
     lose_rows(session, [member.id for member in found])
     for chunk in _chunks([member.id for member in found]):
-        marked = update(DeltaTable).where(DeltaTable.id.in_(chunk)).values(flag=WITHDRAWN)
+        lost = update(DeltaTable).where(DeltaTable.id.in_(chunk))
+        marked = lost.values(flag=WITHDRAWN, prototype=None)
         session.execute(marked, execution_options={"synchronize_session": False})
     return len(kept(found))
 

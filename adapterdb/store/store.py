@@ -307,6 +307,10 @@ class Store:
         else:
             slot.copy_(self._read(row, None))
 
+    def will_need(self, rows: Sequence[RowRef]) -> None:
+        """Let the system read these rows ahead, while something else is done."""
+        self.weights.will_need(rows)
+
     def rows_of(self, delta_ids: Sequence[str]) -> list[RowRef]:
         """Where the rows of deltas of active documents lie, in the order asked; NotFound."""
         found = self.catalog.row_refs(delta_ids)
@@ -314,6 +318,11 @@ class Store:
             if delta_id not in found:
                 raise NotFound(f"there is no delta {delta_id!r} of an active document")
         return [found[delta_id] for delta_id in delta_ids]
+
+    def prototypes_of(self, delta_ids: Sequence[str]) -> list[bytes]:
+        """The prototypes of deltas of active documents, in the order asked; empty: none is kept."""
+        found = self.catalog.prototypes(delta_ids)
+        return [found.get(delta_id, b"") for delta_id in delta_ids]
 
     # searching
 

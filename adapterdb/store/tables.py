@@ -186,6 +186,7 @@ class DeltaTable(Table):
     Deltas of a cluster name one row. ``own``: its own passage is among those the row was made from.
     ``damaged``: the row can't be read, or (``flag`` says WITHDRAWN) must not be used any more: it
     is passed over until made again. Any other ``flag`` says why the delta is doubted.
+    ``prototype``: see ``prototypes``; NULL where it is still to be computed from the row.
     """
 
     __tablename__ = "delta"
@@ -210,6 +211,7 @@ class DeltaTable(Table):
     damaged: Mapped[bool] = mapped_column(Boolean, server_default=false())
     own: Mapped[bool] = mapped_column(Boolean, server_default=true())
     flag: Mapped[str] = mapped_column(String, server_default="")
+    prototype: Mapped[bytes | None] = mapped_column(LargeBinary)
 
 
 class LineageTable(Table):

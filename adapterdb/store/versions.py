@@ -9,16 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    and_,
-    func,
-    insert,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Select, and_, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from adapterdb.errors import InvalidInput, Mismatch, NotFound
@@ -27,6 +18,7 @@ from adapterdb.store.changes import Moment, note, tick
 from adapterdb.store.conditions import condition
 from adapterdb.store.encoding import stored_bytes
 from adapterdb.store.filters import Filter
+from adapterdb.store.prototypes import sealed, size_bytes
 from adapterdb.store.rows import NewDocument, NewPassage, StoreInfo
 from adapterdb.store.sharing import partners, withdraw_rows
 from adapterdb.store.tables import (
@@ -79,6 +71,12 @@ def check_new(new: NewDocument, info: StoreInfo) -> None:
             raise Mismatch(
                 f"{where} has a row of {row.size_bytes} bytes {row.dtype};"
                 f" expected {size} bytes {info.dtype}",
+                code="layout_mismatch",
+            )
+        if entry.prototype and len(entry.prototype) != size_bytes(info.layout):
+            raise Mismatch(
+                f"{where} has a prototype of {len(entry.prototype)} bytes;"
+                f" expected {size_bytes(info.layout)}",
                 code="layout_mismatch",
             )
 
@@ -373,6 +371,7 @@ def _new_delta(document: DocumentTable, new: NewPassage, info: StoreInfo) -> Val
         "base_fingerprint": info.base_fingerprint,
         "layout_fingerprint": info.layout.fingerprint,
         "meta_init_fingerprint": new.meta_init_fingerprint,
+        "prototype": sealed(new.prototype),
         "created_at": document.created_at,
     }
 

@@ -7,11 +7,7 @@ the base model it began from and its files stay as they are.
 from __future__ import annotations
 
 import copy
-import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapterdb.base_model import BaseModel
-from adapterdb.errors import Exists
-from adapterdb.prompts import FILE_NAME
+from adapterdb.model_folder import check_new_folder, write_model_folder
 from adapterdb.training.finetune import FinetuneSettings, prepared, run, shares
 from adapterdb.training.head import SplitModel
 from adapterdb.training.loss import pad
@@ -51,8 +46,7 @@ def tune_base(
         Exists: if ``folder`` does.
         InvalidInput: as ``finetune``.
     """
-    if folder.exists():
-        raise Exists(f"{folder} exists already", hint="name a folder that isn't there yet")
+    check_new_folder(folder)
     learned, aside = prepared(sequences, held_out, settings)
     model = copy.deepcopy(base.model).float().requires_grad_(True).eval()
     parameters: list[nn.Parameter] = list(model.parameters())
@@ -83,19 +77,5 @@ def tune_base(
     curve, _ = run(parameters, learned, settings, backward, evaluate if aside else None, keep,
                    on_progress)  # fmt: skip
     model.load_state_dict(best[0])
-    _write(model.to(torch.float32), base, folder)
+    write_model_folder(folder, model.to(torch.float32), base.tokenizer, base.encoder.prompts)
     return curve
-
-
-def _write(model: nn.Module, base: BaseModel, folder: Path) -> None:
-    """The model folder, by one rename."""
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    try:
-        model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
-        base.tokenizer.save_pretrained(partial)
-        prompts = json.dumps(asdict(base.encoder.prompts), indent=2, ensure_ascii=False)
-        (partial / FILE_NAME).write_text(prompts + "\n", encoding="utf-8")
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

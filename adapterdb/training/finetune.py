@@ -176,11 +176,12 @@ def run(
     every = s.evaluate_every or per_epoch
     while share < 1 and not (s.patience and waited >= s.patience):
         if step % per_epoch == 0:
-            batches = _batches(sequences, s.batch, s.seed * 7_919 + step // per_epoch)
+            lengths = [len(sequence.ids) for sequence in sequences]
+            batches = minibatches(lengths, s.batch, s.seed * 7_919 + step // per_epoch)
         lr = s.schedule.lr(s.lr, share)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss = backward(batches[step % per_epoch])
+        loss = backward([sequences[i] for i in batches[step % per_epoch]])
         check_finite(loss, step)
         if s.clip:
             nn.utils.clip_grad_norm_(parameters, s.clip)
@@ -299,12 +300,12 @@ def _cut(sequences: Sequence[TokenSequence], length: int) -> list[TokenSequence]
     return [s for s in cut if labels(s)]
 
 
-def _batches(sequences: Sequence[TokenSequence], size: int, seed: int) -> list[list[TokenSequence]]:
-    """Batches of about equal lengths, in random order: shuffled, sorted piece by piece."""
+def minibatches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
+    """Places in batches of about equal lengths, in random order: shuffled, sorted by the piece."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(sequences), generator=generator).tolist()
+    order = torch.randperm(len(lengths), generator=generator).tolist()
     piece = size * SORTED
     for i in range(0, len(order), piece):
-        order[i : i + piece] = sorted(order[i : i + piece], key=lambda j: len(sequences[j].ids))
-    batches = [[sequences[j] for j in order[i : i + size]] for i in range(0, len(order), size)]
+        order[i : i + piece] = sorted(order[i : i + piece], key=lambda j: lengths[j])
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

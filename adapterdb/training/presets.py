@@ -1,8 +1,8 @@
 """Named presets as files: TOML a user can read, copy, change, and give back by its path.
 
 Each file in ``adapterdb/presets`` says in ``kind`` what it sets up: ``delta`` (how deltas are
-made), ``meta-init``, ``camels`` or ``finetune`` (how shared parts are trained). This module finds
-and reads them, and builds the dataclass of a kind from one; it knows none of those dataclasses.
+made), ``meta-init``, ``camels``, ``gate`` or ``finetune`` (how shared parts are trained). This
+module finds and reads them, and builds the dataclass of a kind from one; it knows none of those.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from adapterdb.errors import InvalidInput
 
 FOLDER = Path(__file__).parents[1] / "presets"
-KINDS = ("delta", "meta-init", "camels", "finetune")
+KINDS = ("delta", "meta-init", "camels", "gate", "finetune")
 T = TypeVar("T")
 
 

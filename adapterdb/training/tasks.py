@@ -3,6 +3,9 @@
 Reads the uniform record format, one JSON object a line, also gzip-compressed:
 
     {"id", "question", "answers": [...], "passages": [{"id", "title", "text"}], "supporting": [id]}
+
+``task`` and ``split`` may name what a record is an example of, and which part of it. MeteoRA's
+``prompt`` and ``response``, and one ``answer`` as a text, are read too.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any
 
 from adapterdb.errors import InvalidInput
 
+SHARE_OF_TEST = 0.2
+
 
 @dataclass(frozen=True)
 class Task:
@@ -26,6 +31,7 @@ class Task:
         id: of the record, or its line.
         passages: ``(title, text)``.
         gold: which of them answer it, by place.
+        task: what it is an example of, or empty. split: ``train``, ``test``, ..., or empty.
     """
 
     id: str
@@ -33,18 +39,33 @@ class Task:
     answers: tuple[str, ...]
     passages: tuple[tuple[str, str], ...]
     gold: tuple[int, ...]
+    task: str = ""
+    split: str = ""
 
     @property
     def answer(self) -> str:
         """The one to be learned."""
         return self.answers[0]
 
+    @property
+    def part(self) -> str:
+        """Its split; where it names none, every fifth question is ``test`` and others ``train``."""
+        return self.split or ("test" if _drawn(self, -1) < SHARE_OF_TEST else "train")
 
-def read_tasks(path: Path, limit: int | None = None, *, with_passages: bool = True) -> list[Task]:
+
+def read_tasks(
+    path: Path,
+    limit: int | None = None,
+    *,
+    with_passages: bool = True,
+    task: str | None = None,
+    split: str | None = None,
+) -> list[Task]:
     """The tasks in a JSON Lines file (``.gz`` or plain), in order; at most ``limit``.
 
     Args:
         with_passages: pass over records without a passage; those without an answer always are.
+        task: only examples of it. split: only this part, see ``Task.part``.
 
     Raises:
         InvalidInput: if the file is missing, a line is no such record, or there is no task in it.
@@ -56,17 +77,19 @@ def read_tasks(path: Path, limit: int | None = None, *, with_passages: bool = Tr
         if limit is not None and len(found) >= limit:
             break
         try:
-            task = _task(json.loads(line), f"{path.stem}:{number}")
+            read = _task(json.loads(line), f"{path.stem}:{number}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(
                 f"{path} line {number}: {type(error).__name__} {error}; expected an object with"
                 " 'question', 'answers' and 'passages'"
             ) from error
-        if task.answers and (task.passages or not with_passages):
-            found.append(task)
+        chosen = task in (None, read.task) and split in (None, read.part)
+        if chosen and read.answers and (read.passages or not with_passages):
+            found.append(read)
     if not found:
         wanted = "an answer and a passage" if with_passages else "an answer"
-        raise InvalidInput(f"{path} holds no question with {wanted}")
+        where = "".join(f", {k} {v!r}" for k, v in (("task", task), ("split", split)) if v)
+        raise InvalidInput(f"{path} holds no question with {wanted}{where}")
     return found
 
 
@@ -85,11 +108,19 @@ def _task(row: dict[str, Any], name: str) -> Task:
     supporting = {str(i) for i in row.get("supporting") or ids}
     return Task(
         id=str(row.get("id", name)),
-        question=str(row["question"]),
-        answers=tuple(str(a) for a in row.get("answers") or () if str(a).strip()),
+        question=str(row["question"] if "question" in row else row["prompt"]),
+        answers=_answers(row),
         passages=tuple((str(p.get("title") or ""), str(p["text"])) for p in passages),
         gold=tuple(i for i, own in enumerate(ids) if own in supporting),
+        task=str(row.get("task") or ""),
+        split=str(row.get("split") or ""),
     )
+
+
+def _answers(row: dict[str, Any]) -> tuple[str, ...]:
+    one = row.get("answer", row.get("response"))
+    given = row["answers"] if row.get("answers") else [] if one is None else [one]
+    return tuple(str(answer) for answer in given if str(answer).strip())
 
 
 def set_aside(
@@ -109,8 +140,12 @@ def set_aside(
     kept: list[Task] = []
     aside: list[Task] = []
     for task in tasks:
-        text = "\0".join(task.passages[i][1] for i in task.gold) or task.question
-        digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
-        chosen = int.from_bytes(digest[:4], "little") < share * 2**32
-        (aside if chosen else kept).append(task)
+        (aside if _drawn(task, seed) < share else kept).append(task)
     return (kept, aside) if kept else (aside, kept)
+
+
+def _drawn(task: Task, seed: int) -> float:
+    """A number of 0 to 1 that follows from the task's passages, or its question, and the seed."""
+    text = "\0".join(task.passages[i][1] for i in task.gold) or task.question
+    digest = hashlib.sha256(f"{seed}\0{text}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") / 2**32

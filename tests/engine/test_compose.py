@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from adapterdb.answers import Mixture
+from adapterdb.answers import COMPOSITIONS, Composition, Dials, Mixture
 from adapterdb.config import SearchConfig
 from adapterdb.engine.compose import capped, compose
 from adapterdb.errors import InvalidInput
@@ -74,3 +74,37 @@ def test_a_poisoned_delta_can_not_take_over(scale: int) -> None:
         merged = torch.tensor([weight for _, weight in held.parts]) @ rows
         share = float(torch.cosine_similarity(merged, rows[0], dim=0))
         assert share <= 0.60, f"seed {seed}"
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_every_composition_weighs_as_it_is_defined(composition: Composition) -> None:
+    """Scores, equal shares or 1 each by definition; asked otherwise, as asked; gamma in all."""
+    hits = [hit("a", 0.9), hit("b", 0.7), hit("c", 0.6)]
+    own = [w for _, w in compose(hits, composition).parts]
+    if composition == "single":
+        assert own == [1.0]
+    elif composition in ("gradient", "ties", "dare_ties", "arrow", "gate"):
+        assert own == [1.0] * 3
+    elif composition == "mean":
+        assert own == [1 / 3] * 3
+    else:
+        assert own == pytest.approx(torch.tensor([9.0, 7.0, 6.0]).softmax(0).tolist(), rel=1e-5)
+    for weights, want in (("uniform", 1 / len(own)), ("sum", 1.0)):
+        given = compose(hits, composition, weights=weights, strength=2.5).parts
+        assert [w for _, w in given] == pytest.approx([2.5 * want] * len(own))
+    assert compose([], composition, weights="uniform").parts == ()
+
+
+def test_dials_travel_with_the_mixture() -> None:
+    """What a composition was asked with is on record, so that an answer can be made again."""
+    dials = Dials(density=0.3, seed=7, top_k=1, gate_temperature=15.0)
+    assert compose([hit("a", 0.9)], "dare_ties", dials=dials).dials == dials
+
+
+def test_impossible_dials_are_refused() -> None:
+    """Numbers outside their range are named."""
+    for dials in ({"density": 0.0}, {"density": 1.5}, {"top_k": 0}, {"gate_temperature": 0.0}):
+        with pytest.raises(InvalidInput, match=next(iter(dials))):
+            Dials(**dials)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="'most'"):
+        compose([], "cat", weights="most")  # type: ignore[arg-type]

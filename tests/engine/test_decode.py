@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +12,24 @@ import torch
 from adapterdb.answers import Generation
 from adapterdb.base_model import BaseModel, load_base_model
 from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.steps import Fixed
 
 PROMPTS = [[1, 40, 41, 42, 43, 44], [1, 90], [1, 60, 61, 62]]
 
 
 def run(
-    base: BaseModel, prompts: list[list[int]], generation: Generation, stops: StopRules, n: int
+    base: BaseModel,
+    prompts: list[list[int]],
+    generation: Generation,
+    stops: StopRules,
+    n: int | list[int],
+    **how: Any,
 ) -> list[list[int]]:
     """The answers' tokens of one batch."""
     said: list[list[int]] = [[] for _ in prompts]
-    for step in decode(base.model, prompts, generation, stops, n):
-        for row, token in enumerate(step):
-            said[row] += [] if token is None else [token]
+    for step in decode(base.model, prompts, generation, stops, n, **how):
+        for row, one in enumerate(step):
+            said[row] += [] if one is None else [one.token]
     return said
 
 
@@ -85,3 +92,40 @@ def test_stop_text_is_cut_from_the_answer() -> None:
     assert stops.text(list(b"Paris END\n")) == "Paris"
     assert stops.text(list(b"Paris")) == "Paris"
     assert stops.cut(list(b"\n Paris")) is None
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_fixed_and_shrinking_batches_say_the_same(
+    tiny_folder: Callable[[str], Path], kind: str
+) -> None:
+    """A cache of fixed size, and a batch that drops ended rows, change no token."""
+    base = load_base_model(str(tiny_folder(kind)), dtype="float32")
+    lengths = [3, 12, 7]
+    want = run(base, PROMPTS, Generation(), never(base), lengths)
+    assert [len(said) for said in want] == lengths
+    fixed = run(base, PROMPTS, Generation(), never(base), lengths, steps=Fixed(base.model, 12))
+    assert fixed == want
+    kept: list[list[int]] = []
+    shrunk = run(
+        base, PROMPTS, Generation(), never(base), lengths,
+        on_keep=lambda rows: kept.append(rows.tolist()),
+    )  # fmt: skip
+    assert shrunk == want
+    assert kept == [[1]]
+
+
+def test_log_probabilities_are_those_of_the_model(tiny_folder: Callable[[str], Path]) -> None:
+    """Each token comes with the log-probability a forward over the whole answer gives it."""
+    base = load_base_model(str(tiny_folder("llama")), dtype="float32")
+    for generation in (Generation(), Generation(temperature=2.0, seed=1)):
+        steps = list(decode(base.model, PROMPTS, generation, never(base), 5))
+        for row, prompt in enumerate(PROMPTS):
+            said = [step[row] for step in steps]
+            tokens = [one.token for one in said if one is not None]
+            with torch.inference_mode():
+                logits = base.model(torch.tensor([prompt + tokens])).logits[0]
+            want = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(
+                -1, torch.tensor(tokens)[:, None]
+            )
+            found = torch.tensor([one.logprob for one in said if one is not None])
+            torch.testing.assert_close(found, want[:, 0], atol=1e-4, rtol=1e-4)

@@ -14,7 +14,7 @@ import torch
 from adapterdb.store import NewDocument, RowRef, Store
 from adapterdb.store.folders import Folders
 from adapterdb.store.passages import IndexRows
-from adapterdb.store.tables import PassageTable
+from adapterdb.store.tables import DeltaTable, PassageTable
 from adapterdb.store.versions import crc
 
 BAD = "SELECT id FROM document WHERE name = 'bad'"
@@ -195,6 +195,12 @@ def _short_vector(store: Store) -> None:
         passage.vector_crc = crc(passage.vector)
 
 
+def _spoilt_prototype(store: Store) -> None:
+    with store.sessions.writing() as session:
+        found = store.deltas(store.document("default", "bad").id)[0]
+        session.get_one(DeltaTable, found.id).prototype = b"of another layout"
+
+
 def _reserve(folder: Path) -> None:
     Folders(folder).reserve.unlink()
 
@@ -311,6 +317,7 @@ DEFECTS = {
     "document_counts": Defect(_sql("UPDATE document SET passages = 9 WHERE name = 'bad'"),
                               {"document_counts"}, {"document_counts"}, True),
     "two_active": Defect(_two_active, {"document_counts", "index_missing"}, set()),
+    "prototype": Defect(_in(_spoilt_prototype), {"prototype"}, set()),
     "clock": Defect(_sql("UPDATE clock SET seq = 1"), {"clock"}, set()),
     "clock_gone": Defect(_sql("DELETE FROM clock"), {"clock"}, set()),
     "reserve": Defect(_reserve, {"reserve"}, set()),

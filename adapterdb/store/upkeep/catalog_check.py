@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, aliased
 from adapterdb.errors import Corrupt
 from adapterdb.store.damage import AGAIN
 from adapterdb.store.encoding import stored_bytes
+from adapterdb.store.prototypes import size_bytes, unsealed
 from adapterdb.store.tables import (
     WITHDRAWN,
     ChangeTable,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from adapterdb.store.store import Store
 
 PAGE = 16  # documents whose texts are held at once
+PROTOTYPES = 1000  # held at once
 OTHER_HOME = "delete the document, then ingest it again"
 
 
@@ -85,6 +87,25 @@ def texts(store: Store) -> Iterator[Finding]:
             if said:
                 marked = row.key.startswith(AGAIN)
                 yield _of(row, "row_crc", said, can_be or not marked, INGEST)
+
+
+def prototypes(store: Store) -> Iterator[Finding]:
+    """Prototypes that are not what was stored: passed over, and computed when they are needed."""
+    last, size = "", size_bytes(store.info.layout)
+    while True:
+        delta = DeltaTable.id.label("delta")
+        query = _with_deltas(delta, DeltaTable.prototype).where(DeltaTable.id > last)
+        with store.sessions.reading() as session:
+            page = session.execute(query.order_by(DeltaTable.id).limit(PROTOTYPES)).all()
+        if not page:
+            return
+        last = page[-1].delta
+        for row in page:
+            if row.prototype is not None and not unsealed(row.prototype, size):
+                where = f"document {_label(row)!r} of namespace {row.namespace!r}"
+                what = f"{where}: the prototype of delta {row.delta} is not as stored"
+                names = {"namespace": row.namespace, "document": _label(row), "id": row.delta}
+                yield Finding("prototype", "warning", what, **names)
 
 
 def passages_of(session: Session, document_id: int) -> Sequence[PassageTable]:

@@ -34,7 +34,10 @@ def check(store: Store, *, deep: bool = False) -> list[Finding]:
         lambda: index_check.folders(store),
     ]
     if deep:
-        sections.insert(1, lambda: catalog_check.texts(store))
+        sections[1:1] = [
+            lambda: catalog_check.texts(store),
+            lambda: catalog_check.prototypes(store),
+        ]
     for section in sections:
         try:
             found += section()

@@ -178,6 +178,15 @@ def _derived(store: Store, finding: Finding) -> Iterator[Repaired]:
     yield Repaired(finding.code, finding.what, done)
 
 
+def _prototype(store: Store, finding: Finding) -> Iterator[Repaired]:
+    """Drop what can be computed from the row again."""
+    with store.sessions.writing() as session:
+        tick(session, 0)
+        chosen = update(DeltaTable).where(DeltaTable.id == finding.id)
+        session.execute(chosen.values(prototype=None))
+    yield Repaired(finding.code, finding.what, "dropped: it is computed when it is needed")
+
+
 # weight files and rows
 
 
@@ -316,4 +325,5 @@ _MENDS: tuple[tuple[set[str], Callable[[Store, Finding], Iterator[Repaired]]], .
     ({"row_crc"}, _texts),
     ({"document_counts"}, _counts),
     ({"derived_stale"}, _derived),
+    ({"prototype"}, _prototype),
 )

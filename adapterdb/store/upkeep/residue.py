@@ -1,9 +1,9 @@
 """Looks for what is left of erased passages: distinctive bytes of them in every file of a home.
 
-Samples of their texts, vectors and delta rows are taken before they are erased; samples that also
-occur in what is kept (a phrase in two documents, one row brought back twice) prove nothing and are
-dropped. Finding none is evidence, not proof: an index compresses text, so its folders are replaced
-as a whole rather than trusted to a scan.
+Samples of their texts, vectors, delta rows and prototypes are taken before they are erased; samples
+that also occur in what is kept (a phrase in two documents, one row brought back twice) prove
+nothing and are dropped. Finding none is evidence, not proof: an index compresses text, so its
+folders are replaced as a whole rather than trusted to a scan.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def take(session: Session, weights: Weights, document_ids: Sequence[int]) -> Sam
             DeltaTable, DeltaTable.passage_id == PassageTable.id
         )
         for vector, delta in session.execute(query.where(PassageTable.document_id == document_id)):
-            samples.numbers.update(_distinct(vector))
-            samples.numbers.update(_distinct(_row_bytes(weights, delta)))
+            for data in (vector, _row_bytes(weights, delta), delta.prototype or b""):
+                samples.numbers.update(_distinct(data))
     samples.texts = set(_spread(sorted(samples.texts), MAX_SAMPLES))
     samples.numbers = set(_spread(sorted(samples.numbers), MAX_SAMPLES))
     return samples
@@ -83,6 +83,7 @@ def drop_kept(session: Session, samples: Samples, weights: Weights) -> None:
     if samples.numbers:
         for delta in session.scalars(query):
             samples.numbers -= set(_distinct(_row_bytes(weights, delta)))
+            samples.numbers -= set(_distinct(delta.prototype or b""))
 
 
 def search(places: Sequence[Path], samples: Samples) -> Searched:
