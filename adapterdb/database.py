@@ -7,22 +7,20 @@ needs them. Imports of what needs torch are inside the methods: ``import adapter
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from adapterdb.answers import (
     Answer,
-    AskMode,
     Composition,
     Dials,
-    Generation,
     Mixture,
     Token,
     Weighting,
 )
 from adapterdb.config import Config
-from adapterdb.errors import InvalidInput, NotFound
+from adapterdb.errors import InvalidInput
 from adapterdb.home import Home, LoadOptions
 from adapterdb.records import (
     Change,
@@ -37,13 +35,13 @@ from adapterdb.records import (
     StoredDocument,
     check_int,
     check_namespace,
-    check_usable,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from adapterdb.engine.plan import AskOptions
+    from adapterdb.asking import Asking, AskKeywords
+    from adapterdb.engine.explain import Explanation
     from adapterdb.ingest.clusters import ClusterOptions
     from adapterdb.ingest.pipeline import Item
     from adapterdb.maintenance import Maintenance
@@ -299,8 +297,7 @@ class AdapterDB:
         row = read_peft(Path(weights), layout) if isinstance(weights, str | Path) else weights
         document = Document(name, text, title, "imported", metadata or {})
         document = check_document(document, self.config.limits)
-        named = [parents] if isinstance(parents, str) else parents
-        made_from = [delta.id for parent in named for delta in self._named(parent, namespace)]
+        made_from = [delta.id for delta in self._all_named(parents, namespace)]
         home = self._home
         return put_row(home.store, home.embedder, home.base, row, document, namespace, made_from)
 
@@ -339,7 +336,7 @@ class AdapterDB:
 
         check_namespace(namespace)
         wanted = [names] if isinstance(names, str) else names
-        named = {name: self._named(name, namespace) for name in wanted}
+        named = {name: self._asking.named(name, namespace) for name in wanted}
         mixture = Mixture(weighed(named, compose, weights, strength), compose, dials or Dials())
         return Merger(self._home).store(
             mixture, into, namespace, text=text, title=title, metadata=metadata
@@ -368,50 +365,23 @@ class AdapterDB:
             namespace=namespace,
             where=where,
             kind=kind,
-            as_of=self._moment(as_of),
+            as_of=self._asking.moment(as_of),
         )
         return [entry.hit for entry in found]
 
-    def ask(self, question: str, **options: Any) -> Answer:
-        """Answer one question; options as in ``ask_many``."""
+    def ask(self, question: str, **options: Unpack[AskKeywords]) -> Answer:
+        """Answer one question; options as in ``AskKeywords``.
+
+        What several threads ask at once is answered in one batch.
+        """
         return self.ask_many([question], **options)[0]
 
-    def ask_many(
-        self,
-        questions: Sequence[str],
-        *,
-        mode: AskMode = "hybrid",
-        k: int | None = None,
-        compose: Composition = "cat",
-        weights: Weighting | None = None,
-        strength: float = 1.0,
-        dials: Dials | None = None,
-        namespace: str = "default",
-        where: str | None = None,
-        as_of: int | str | None = None,
-        min_similarity: float | None = None,
-        mixture: Mixture | Mapping[str, float] | None = None,
-        generation: Generation | None = None,
-    ) -> list[Answer]:
+    def ask_many(self, questions: Sequence[str], **options: Unpack[AskKeywords]) -> list[Answer]:
         """Answer several questions in batches, each with its own mixture.
 
         Args:
             questions: 1 to 8,192 characters each.
-            mode: ``base``, ``rag``, ``adapter``, ``hybrid`` or ``auto``, see ``engine.plan``.
-            k: hits used; None takes the home's setting, or what the base model reads best.
-            compose: how hits become a mixture: ``cat``, ``mean``, ``single``, ``gradient``, a merge
-                (``linear``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``, ``magnitude_prune``,
-                ``orthogonal``) or a gate (``arrow``, ``gate``), see ``engine.compose``.
-            weights: ``score``, ``uniform`` or ``sum``; None: as the composition is defined.
-            strength: gamma, multiplies every weight, 0 to 100.
-            dials: numbers of the composition (density, seed, top-k, gate temperature).
-            namespace, where: what is searched.
-            as_of: answer from what was stored then: a change number (see ``history``), or a date or
-                time in ISO form. Documents deleted since are not found.
-            min_similarity: hits under this cosine are not used; None takes the home's setting.
-            mixture: deltas to act instead of searched ones: a Mixture, which acts as it is, or id
-                or name to weight, composed as ``compose``, ``strength`` and ``dials`` say.
-            generation: decoding options.
+            options: see ``AskKeywords``.
 
         Returns:
             Answers in the order of the questions.
@@ -419,37 +389,39 @@ class AdapterDB:
         Raises:
             InvalidInput: for a question or option that isn't allowed; the message names it.
         """
-        options = self._options(
-            mode=mode, k=k, composition=compose, weights=weights, strength=strength, dials=dials,
-            namespace=namespace, where=where, as_of=as_of, min_similarity=min_similarity,
-            mixture=mixture, generation=generation,
-        )  # fmt: skip
-        answers: list[Answer] = self._home.answerer.ask_many(questions, options)
-        return answers
+        return self._asking.ask_many(questions, options)
 
-    def stream(self, question: str, **options: Any) -> Iterator[Token]:
+    def stream(self, question: str, **options: Unpack[AskKeywords]) -> Iterator[Token]:
         """Answer one question piece by piece; the last token carries the ``Answer``.
 
         The model is held until the stream is read to its end or closed: other threads wait.
         """
-        options["composition"] = options.pop("compose", "cat")
-        tokens: Iterator[Token] = self._home.answerer.stream(question, self._options(**options))
-        return tokens
+        return self._asking.stream(question, options)
 
-    @contextmanager
-    def applied(self, mixture: Mixture | Mapping[str, float]) -> Iterator[Any]:
+    def explain(self, answer: Answer) -> Explanation:
+        """Why an answer of this home is as it is, given now or stored by ``adb ask --json``.
+
+        Returns:
+            Its plan with estimates and actual figures, mixture, gates, and what each source added
+            to its log-probability. What has been deleted or forgotten since is named and left out.
+        """
+        return self._asking.explain(answer)
+
+    def applied(self, mixture: Mixture | Mapping[str, float]) -> AbstractContextManager[Any]:
         """The transformers model acting with ``mixture`` inside the block, for your own calls."""
-        from adapterdb.engine.registered import Registered
+        return self._asking.applied(mixture)
 
-        chosen = self._mixture(mixture, "default")
-        store, ids = self._home.store, [delta_id for delta_id, _ in chosen.parts]
-        deltas = [check_usable(store.delta(delta_id)) for delta_id in ids]
-        registered = {
-            delta.id: Registered(delta.kind, row, delta.shared_start)
-            for delta, row in zip(deltas, store.rows_of(ids), strict=True)
-        }
-        with self._home.runtime.acting([chosen], registered) as model:
-            yield model
+    def pin(self, names: str | Iterable[str], *, namespace: str = "default") -> None:
+        """Keep the deltas of documents, or deltas by id, in memory until ``unpin``.
+
+        Raises:
+            InvalidInput, Locked: if there are not as many slots.
+        """
+        self._asking.pin(self._all_named(names, namespace))
+
+    def unpin(self, names: str | Iterable[str], *, namespace: str = "default") -> None:
+        """Take back one ``pin``: they stay while nothing else needs the room."""
+        self._asking.unpin(self._all_named(names, namespace))
 
     # --- looking and taking out
 
@@ -550,8 +522,7 @@ class AdapterDB:
         """
         from adapterdb.exchange import export_deltas
 
-        wanted = [names] if isinstance(names, str) else list(names)
-        deltas = [delta for name in wanted for delta in self._named(name, namespace)]
+        deltas = self._all_named(names, namespace)
         home = self._home
         starts = home.starts.of_fingerprint
         return export_deltas(home.store, home.base, starts, deltas, Path(folder))
@@ -574,7 +545,7 @@ class AdapterDB:
         """
         from adapterdb.merging import Merger
 
-        chosen = self._mixture(mixture, namespace)
+        chosen = self._asking.mixture(mixture, namespace)
         if not isinstance(mixture, Mixture):
             chosen = Mixture(chosen.parts, compose)
         return Merger(self._home).write_model(chosen, Path(folder))
@@ -602,41 +573,17 @@ class AdapterDB:
                 paths, glob=glob, limits=self._home.config.limits, stdin=stdin
             )
 
-    def _options(self, **given: Any) -> AskOptions:
-        from adapterdb.engine.plan import AskOptions
+    @property
+    def _asking(self) -> Asking:
+        from adapterdb.asking import Asking
 
-        given["generation"] = given.get("generation") or Generation()
-        given["dials"] = given.get("dials") or Dials()
-        given["as_of"] = self._moment(given.get("as_of"))
-        if given.get("mixture") is not None:
-            named = self._mixture(given["mixture"], given.get("namespace", "default"))
-            if not isinstance(given["mixture"], Mixture):
-                gamma = given.get("strength", 1.0)
-                parts = tuple((delta_id, gamma * weight) for delta_id, weight in named.parts)
-                named = Mixture(parts, given.get("composition", "cat"), given["dials"])
-            given["mixture"] = named
-        return AskOptions(**given)
+        return Asking(self._home)
 
-    def _moment(self, as_of: int | str | None) -> int | None:
-        return None if as_of is None else self._home.store.moment(as_of)
-
-    def _mixture(self, mixture: Mixture | Mapping[str, float], namespace: str) -> Mixture:
-        if isinstance(mixture, Mixture):
-            return mixture
-        return Mixture(
-            tuple(
-                (delta.id, float(weight))
-                for name, weight in mixture.items()
-                for delta in self._named(name, namespace)
-            )
-        )
-
-    def _named(self, name: str, namespace: str) -> list[Delta]:
-        """The deltas of a document name, or the one delta of an id."""
-        try:
-            return self.deltas(name, namespace=namespace)
-        except NotFound:
-            return [self._home.store.delta(name)]
+    def _all_named(self, names: str | Iterable[str], namespace: str) -> Sequence[Delta]:
+        """The deltas of document names and delta ids."""
+        wanted = [names] if isinstance(names, str) else names
+        asking = self._asking
+        return [delta for name in wanted for delta in asking.named(name, namespace)]
 
     # last in the class, because below it the word no longer means the type
     def list(
@@ -651,7 +598,7 @@ class AdapterDB:
         """Documents by namespace and name; of every namespace if None; ``as_of`` as in ``ask``."""
         check_int("limit", limit, 1, 10**6)
         check_int("offset", offset, 0, 10**12)
-        when = self._moment(as_of)
+        when = self._asking.moment(as_of)
         return self._home.store.documents(
             namespace, where=where, limit=limit, offset=offset, as_of=when
         )

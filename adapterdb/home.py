@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adapterdb.base_model import BaseModel
     from adapterdb.embedder import Embedder
     from adapterdb.engine.answer import Answerer
+    from adapterdb.engine.calibration import Calibration
     from adapterdb.engine.runtime import Runtime
     from adapterdb.ingest.pipeline import Pipeline
     from adapterdb.layout import DeltaLayout
@@ -266,6 +267,13 @@ class Home:
         if self._gate is None or self._gate[0] != part.name:
             self._gate = part.name, GateBank.from_tensors(self.shared.tensors(part))
         return self._gate[1]
+
+    def calibration(self) -> Calibration | None:
+        """What mode ``auto`` chooses by; None where none has been trained."""
+        from adapterdb.engine.calibration import Calibration
+
+        part = self.shared.latest("calibration")
+        return None if part is None else Calibration.from_tensors(self.shared.tensors(part))
 
     def drop_resident(self) -> None:
         """Let no delta stay in memory."""

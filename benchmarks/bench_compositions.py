@@ -10,8 +10,9 @@ answers, with bootstrap 95% intervals over questions; differences from ``cat`` a
 
 ``gate`` needs a gate that is trained; ``--gate`` trains one on *other* questions about passages
 that are asked about, none of them reported: passages with the most such questions, at most
-``--gate-deltas``, and four questions of each. It has seen questions on those passages, which no
-other composition has; hits without a trained gate go by their prototypes, as ``arrow``'s do.
+``--gate-deltas``, up to four questions of each and one to choose the best step by. It has seen
+questions on those passages, which no other composition has; hits without a trained gate go by
+their prototypes, as ``arrow``'s do. A home that has a gate keeps it.
 
 Finished cells are in FOLDER/cells.jsonl and are not asked again. The last line is JSON.
 """
@@ -28,6 +29,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +46,7 @@ from adapterdb.evaluation.metrics import squad_em, squad_f1
 from adapterdb.records import Document
 
 RESAMPLES = 10_000
-PER_PASSAGE = 4  # questions of a passage that a gate learns from
+PER_PASSAGE = 4  # questions of a passage that a gate learns from; one more judges it
 Record = dict[str, Any]
 
 
@@ -186,18 +188,37 @@ def table(found: Sequence[Record], ks: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def gate_questions(
-    records: Sequence[Record], reported: Sequence[Record], most: int
-) -> list[Record]:
-    """Other questions about the passages of the reported ones, ``task`` naming the document."""
+def train_gate(
+    db: AdapterDB, around: Sequence[Record], reported: Sequence[Record], options: argparse.Namespace
+) -> None:
+    """Train a gate over passages of the reported questions on other questions about them."""
     held = {record["id"] for record in reported}
-    wanted = {name for record in reported for name in record["supporting"]}
+    wanted = {record["supporting"][0] for record in reported}
     others: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if record["id"] not in held and record["supporting"][0] in wanted:
-            others[record["supporting"][0]].append(record)
-    chosen = sorted(others, key=lambda name: (-len(others[name]), name))[:most]
-    return [{**record, "task": name} for name in chosen for record in others[name][:PER_PASSAGE]]
+    for record in around:
+        name = record["supporting"][0]
+        if name in wanted and record["id"] not in held:
+            others[name].append({**record, "task": name})
+    # a gate sends tokens to one delta of a task, and it needs one question to be judged by
+    most_asked = sorted(others, key=lambda name: (-len(others[name]), name))
+    enough = (name for name in most_asked if len(others[name]) > 1)
+    single = (name for name in enough if db.get(name).passages == 1)
+    chosen = list(islice(single, options.gate_deltas))
+    parts = {
+        "learned": [record for name in chosen for record in others[name][1 : 1 + PER_PASSAGE]],
+        "held-out": [others[name][0] for name in chosen],
+    }
+    for part, records in parts.items():
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (options.work / f"gate-{part}.jsonl").write_text(lines, encoding="utf-8")
+    print(f"a gate of {len(chosen)} deltas, {len(parts['learned'])} questions", flush=True)
+    part = db.trainer.gate(
+        options.work / "gate-learned.jsonl",
+        held_out=options.work / "gate-held-out.jsonl",
+        checkpoint=options.work / "gate.checkpoint",
+        minutes=options.gate_minutes,
+    )
+    print(f"gate {part.name} trained", flush=True)
 
 
 def prepared(work: Path, records: Sequence[Record]) -> AdapterDB:
@@ -241,9 +262,8 @@ def main() -> None:
         key = {"fingerprints": db.fingerprints, "questions": [record["id"] for record in records]}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         sheet = Sheet(options.work / "cells.jsonl", digest)
-        if options.gate:
-            learned = gate_questions(around, records, options.gate_deltas)
-            train_gate(db, learned, options.work, options.gate_minutes)
+        if options.gate and not any(part.kind == "gate" for part in db.trainer.parts()):
+            train_gate(db, around, records, options)
         for cell in cells(options.compositions, options.k, gate=options.gate):
             if cell in sheet.cells:
                 continue

@@ -16,9 +16,9 @@ ROWS = (
     {"cli", "server", "integrations"},
     {"__init__"},
     {"database"},
-    {"maintenance", "merging", "trainer"},
-    {"home"},
-    {"ingest", "engine", "evaluation", "exchange", "experts", "starts"},
+    {"asking", "maintenance", "merging", "trainer"},
+    {"home", "experts"},
+    {"ingest", "engine", "evaluation", "exchange", "starts"},
     {"training", "store"},
     {
         "adapted_model",

@@ -21,6 +21,7 @@ from adapterdb.cli.augment import augment
 from adapterdb.cli.cleaning import forget, gc
 from adapterdb.cli.documents import delete, list_, show
 from adapterdb.cli.exchange import export, import_
+from adapterdb.cli.explain import explain
 from adapterdb.cli.fsck import fsck
 from adapterdb.cli.history import history, rollback
 from adapterdb.cli.housekeeping import backup, optimize, restore
@@ -119,8 +120,9 @@ def adb() -> None:
 
 adb.params = [*SHARED, *adb.params]
 for command in (
-    init, recipes, augment, train, ingest, cluster, merge, ask, search, list_, show, history,
-    rollback, delete, forget, export, import_, stats, doctor, fsck, gc, backup, restore, optimize,
+    init, recipes, augment, train, ingest, cluster, merge, ask, explain, search, list_, show,
+    history, rollback, delete, forget, export, import_, stats, doctor, fsck, gc, backup, restore,
+    optimize,
 ):  # fmt: skip
     command.epilog = "Options that every command takes are in 'adb --help'."
     adb.add_command(command)

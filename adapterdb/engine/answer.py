@@ -8,13 +8,16 @@ the answer says so.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from adapterdb.answers import Answer, Source, Token, check_question
 from adapterdb.engine.costs import Work
 from adapterdb.engine.decode import Said, StopRules, decode
+from adapterdb.engine.history import History, ran
 from adapterdb.engine.plan import AskOptions, Plan, Planner
 from adapterdb.engine.queue import RequestQueue
+from adapterdb.engine.search import Found
 
 BATCH = 64  # questions decoded together at most; those that have ended leave the batch
 _UNFINISHED = "\ufffd"  # how a character looks of which only some bytes have been said
@@ -29,21 +32,34 @@ class Answerer:
         self.queue: RequestQueue[Plan, Answer] = RequestQueue(self._answers, BATCH)
         encoder = self.runtime.base.encoder
         ids, texts = encoder.stops()
+        self.history = History()
         self._stops = StopRules(ids, texts, encoder.decode)
 
-    def ask_many(self, questions: Sequence[str], options: AskOptions) -> list[Answer]:
-        """Answers in the order of the questions, each as if it had been asked alone."""
+    def ask_many(
+        self,
+        questions: Sequence[str],
+        options: AskOptions,
+        found: Sequence[Sequence[Found]] | None = None,
+    ) -> list[Answer]:
+        """Answers in the order of the questions, each as if it had been asked alone.
+
+        Args:
+            found: what ``Planner.find`` gave for each; None: searched here.
+        """
         for question in questions:
             check_question(question)
         answers: list[Answer] = []
         for first in range(0, len(questions), BATCH):
-            plans = self.planner.plans(questions[first : first + BATCH], options)
+            part = slice(first, first + BATCH)
+            plans = self.planner.plans(questions[part], options, found and found[part])
             answers += self.queue.ask(plans)
         return answers
 
-    def stream(self, question: str, options: AskOptions) -> Iterator[Token]:
+    def stream(
+        self, question: str, options: AskOptions, found: Sequence[Found] | None = None
+    ) -> Iterator[Token]:
         """Pieces of one answer as they come; the last token carries the whole answer."""
-        plan = self.planner.plan(question, options)
+        plan = self.planner.plan(question, options, found)
         shown = ""
         for said, answers in self._run([plan]):
             text = self._stops.text([one.token for one in said[0]])
@@ -72,7 +88,7 @@ class Answerer:
         began = time.perf_counter()
         mixtures = [plan.mixture for plan in plans]
         with self.runtime.acting(mixtures, registered, work=work) as model:
-            acting = time.perf_counter()
+            acting, acted = time.perf_counter(), self.runtime.acted
             first = acting
             steps = decode(
                 model,
@@ -93,9 +109,20 @@ class Answerer:
             "first_token": 1e3 * (first - acting),
             "generate": 1e3 * (ended - acting),
         }
-        yield said, [self._answer(*pair, timings) for pair in zip(plans, said, strict=True)]
+        expected = [self.history.estimate(plan.mode, len(plan.prompt)) for plan in plans]
+        answers = []
+        for plan, mine, before in zip(plans, said, expected, strict=True):
+            made = ran(plan.asked, len(plan.mixture.parts), len(plans), acted, before)
+            answers.append(self._answer(plan, mine, timings, made))
+        yield said, answers
 
-    def _answer(self, plan: Plan, said: Sequence[Said], timings: dict[str, float]) -> Answer:
+    def _answer(
+        self,
+        plan: Plan,
+        said: Sequence[Said],
+        timings: Mapping[str, float],
+        made: Mapping[str, Any],
+    ) -> Answer:
         self.runtime.chooser.observe(plan.answer_tokens, len(said))
         weights = dict(plan.mixture.parts)
         sources = tuple(
@@ -115,6 +142,7 @@ class Answerer:
         )
         times = {"search": plan.search_ms, **timings}
         times["total"] = times["search"] + times["load"] + times["generate"]
+        self.history.observe(plan.mode, len(plan.prompt), len(said), times)
         return Answer(
             question=plan.question,
             text=self._stops.text([one.token for one in said]),
@@ -126,6 +154,7 @@ class Answerer:
             timings_ms={name: round(value, 2) for name, value in times.items()},
             note=plan.note,
             logprob=sum(one.logprob for one in said) / len(said) if said else None,
+            ran=made,
         )
 
 

@@ -64,6 +64,10 @@ class Choice:
     expected: Mapping[Mode, float]
     ms: float
 
+    def noted(self, answer: Answer) -> Answer:
+        """``answer`` with why its mode was asked, and the time that took."""
+        return _noted(answer, self.note, {"search": self.ms})
+
 
 class Auto:
     """Answers questions in a mode of its own choice.
@@ -114,7 +118,7 @@ class Auto:
         """Answers in the order of the questions, in at most two batches of each mode."""
         choices = self.choose(questions, options)
         first = self._round(questions, choices, {i: c.mode for i, c in enumerate(choices)}, options)
-        answers = [_noted(first[i], c.note, {"search": c.ms}) for i, c in enumerate(choices)]
+        answers = [choice.noted(first[i]) for i, choice in enumerate(choices)]
         if self._calibration is None:
             return answers
         judged = [self._judged(c, a) for c, a in zip(choices, answers, strict=True)]

@@ -99,7 +99,7 @@ def calibrate(
     check_number("tolerance", tolerance, 0.0, 1.0)
     k = answerer.planner.k(options)
     measured = measure(
-        questions, partial(answerer.planner.find_many, more=MORE), k, answerer.ask_found,
+        questions, partial(answerer.planner.find, more=MORE), k, answerer.ask_many,
         score, options, on_progress,
     )  # fmt: skip
     fitted = fit(measured, tolerance=tolerance, seed=seed)

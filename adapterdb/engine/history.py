@@ -60,24 +60,23 @@ class History:
 
 
 def ran(
-    searched: Mapping[str, Any], batch: int, acted: Acted, expected: Mapping[str, float]
+    asked: Mapping[str, Any], deltas: int, batch: int, acted: Acted, expected: Mapping[str, float]
 ) -> dict[str, Any]:
     """What an answer's record says of how it was made, as JSON-able data.
 
     Args:
-        searched: ``namespace``, ``where``, ``as_of``, ``k``, and how many hits were ``found``;
-            empty where nothing was searched.
+        asked: ``namespace``, ``where``, ``as_of``, ``k``, and how many hits were ``found``, where
+            something was searched; how many of its ``deltas`` had to be ``read``.
         batch: questions answered together.
         acted: how the runtime acted for that batch.
         expected: see ``History.estimate``, taken before.
     """
     costs = None if acted.costs is None else acted.costs._asdict()
     return {
-        **searched,
+        **asked,
+        "resident": deltas - int(asked.get("read", 0)),
         "batch": batch,
         "acted": acted.how,
-        "read": acted.read,
-        "resident": acted.resident,
         "costs_ms": {name: round(ms, 4) for name, ms in (costs or {}).items()},
         "expected": dict(expected),
     }

@@ -12,10 +12,11 @@
 
 The first five work on entries, as peft's ``add_weighted_adapter`` defines them: of one delta alone
 they keep everything. ``svd`` and ``orthogonal`` work on the products B A, in float64 and from the
-factors (QR of both stacks, SVD of the small core); no B A is ever made. ``orthogonal`` (the merge
-of MergePRAG, in factors) depends on the order: best first. Its sum has rank n R in general, and the
-nearest of rank R is a row like any other, to be stored, exported and mixed; what is cut off are the
-weakest of all directions, so with R = 2 most of what later deltas had to say may go.
+factors (QR of the stacked A, eigenvectors of a small core); no B A is ever made. ``orthogonal``
+(the merge of MergePRAG, in factors) depends on the order: best first. Its sum has rank n R in
+general, and the nearest of rank R is a row like any other, to be stored, exported and mixed; what
+is cut off are the weakest of all directions, so at a low R much of what later deltas had to say may
+go.
 
 Knows no store and no model. Rows act with ``layout.scale`` afterwards, so weights enter bare.
 """
@@ -32,7 +33,7 @@ from adapterdb.errors import InvalidInput
 from adapterdb.layout import DeltaLayout, Family
 
 KEPT_BY_TIES, KEPT = 0.2, 0.5  # densities where none is given
-_NOTHING = 1e-10  # of a factor's largest singular value: less is rounding
+_NOTHING = 1e-7  # of the largest singular value: less is rounding
 
 
 def merge(
@@ -127,7 +128,7 @@ def _largest(layout: DeltaLayout, vectors: Tensor, density: float) -> Tensor:
         sides = zip(layout.stacked(vectors, family), layout.stacked(kept, family), strict=True)
         for (whole, out), transposed in zip(sides, (False, True), strict=True):
             flat = (whole.mT if transposed else whole).flatten(-2)
-            best = flat.abs().topk(int(density * flat.shape[-1])).indices
+            best = flat.abs().topk(int(density * flat.shape[-1]), sorted=False).indices
             chosen = torch.zeros_like(flat).scatter_(-1, best, flat.gather(-1, best))
             shape = (*whole.shape[:-2], whole.shape[-1], whole.shape[-2])
             out.copy_(chosen.view(shape).mT if transposed else chosen.view(whole.shape))
@@ -207,21 +208,23 @@ def _nearest(layout: DeltaLayout, stacks: Iterator[tuple[Family, Tensor, Tensor]
     """The row whose every B A is nearest to the sum over n of a stack's B A.
 
     Semantics, at a site: ``u, s, v = svd(sum_i b[i].T @ a[i])``, cut off after R, with the square
-    root of s in both factors.
+    root of s in both factors. The sum is left^T q^T with orthonormal columns in q, so v comes of
+    the small left left^T: squared sizes in float64 are as exact as a float32 row can tell.
     """
     row: Tensor | None = None
     for family, a, b in stacks:
-        q_a, r_a = torch.linalg.qr(a.flatten(1, 2).mT)  # sum_i B_i A_i = q_b (r_b r_a^T) q_a^T
-        q_b, r_b = torch.linalg.qr(b.flatten(1, 2).mT)
-        u, s, v = torch.linalg.svd(r_b @ r_a.mT, full_matrices=False)
-        most = min(layout.rank, s.shape[-1])
-        roots = s[:, :most].sqrt()[:, None]
+        q, r = torch.linalg.qr(a.flatten(1, 2).mT)
+        left = r @ b.flatten(1, 2)  # sum_i B_i A_i = left^T q^T
+        squares, v = torch.linalg.eigh(left @ left.mT)
+        most = min(layout.rank, v.shape[-1])
+        sizes, v = squares[:, -most:].clamp(min=0).sqrt().flip(-1), v[..., -most:].flip(-1)
+        real = sizes > _NOTHING * sizes[:, :1]
+        roots = sizes.sqrt() * real
+        inverse = torch.where(real, sizes, 1.0).rsqrt() * real
         if row is None:
             row = torch.zeros(layout.size, device=a.device)
-        for out, q, directions in zip(
-            layout.stacked(row, family), (q_a, q_b), (v.mT, u), strict=True
-        ):
-            factor = ((q @ directions[..., :most]) * roots).mT
+        factors = ((q @ v).mT * roots[..., None], v.mT @ left * inverse[..., None])
+        for out, factor in zip(layout.stacked(row, family), factors, strict=True):
             out[..., :most, :] = factor.view(*out.shape[:-2], most, -1).float()
     assert row is not None  # a layout has sites
     return row

@@ -6,8 +6,9 @@ Everything is decided here before the model runs; ``answer.py`` carries plans ou
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from adapterdb.answers import (
     ASK_MODES,
@@ -29,7 +30,6 @@ from adapterdb.engine.runtime import Runtime
 from adapterdb.engine.search import Found, found_as, search
 from adapterdb.errors import Corrupt, InvalidInput, Locked, NotFound
 from adapterdb.records import Hit, check_int, check_number
-from adapterdb.store.rows import Vector
 from adapterdb.store.store import Store
 
 NOTABLE = 2.0  # times the usual norm: what is held back by less is not worth a word
@@ -94,6 +94,7 @@ class Plan:
         prompt: token ids.
         answer_tokens: how many tokens the answer may have.
         note: what the reader of the answer should know.
+        asked: what was searched, found and read, for ``explain``.
         search_ms: milliseconds it took.
     """
 
@@ -106,6 +107,7 @@ class Plan:
     generation: Generation
     answer_tokens: int
     note: str
+    asked: Mapping[str, Any]
     search_ms: float
 
 
@@ -118,52 +120,58 @@ class Planner:
         self.store, self.embedder, self.runtime = store, embedder, runtime
         self.settings = settings
 
-    def plans(self, questions: Sequence[str], options: AskOptions) -> list[Plan]:
-        """The plan of each question; several are embedded at once."""
-        for question in questions:
-            check_question(question)
-        if len(questions) == 1 or not self._searches(options):
-            return [self.plan(question, options) for question in questions]
-        began = time.perf_counter()
-        vectors = self.embedder.encode(list(questions))
-        share = 1e3 * (time.perf_counter() - began) / len(questions)
-        plans = []
-        for question, vector in zip(questions, vectors, strict=True):
-            began = time.perf_counter()
-            found = self.find(question, options, vector=vector)
-            searched = 1e3 * (time.perf_counter() - began)
-            plans.append(self.plan(question, options, found, search_ms=share + searched))
-        return plans
-
-    def find(
+    def plans(
         self,
-        question: str,
+        questions: Sequence[str],
         options: AskOptions,
-        *,
-        k: int | None = None,
-        vector: Vector | None = None,
-    ) -> list[Found]:
-        """What search finds and is similar enough; nothing where no search is called for.
+        found: Sequence[Sequence[Found]] | None = None,
+    ) -> list[Plan]:
+        """The plan of each question.
 
         Args:
-            k: hits, where not as many as will be used.
-            vector: of the question, where it is known.
+            found: what ``find`` gave for each; None: searched here.
         """
-        if not self._searches(options):
-            return []
-        found = search(
-            self.store,
-            self.embedder,
-            question,
-            k=k or self.k(options),
-            namespace=options.namespace,
-            where=options.where,
-            as_of=options.as_of,
-            vector=vector,
-        )
+        began = time.perf_counter()
+        if found is None:
+            found = self.find(questions, options)
+        share = 1e3 * (time.perf_counter() - began) / max(1, len(questions))
+        return [
+            self.plan(question, options, hits, search_ms=share)
+            for question, hits in zip(questions, found, strict=True)
+        ]
+
+    def find(
+        self, questions: Sequence[str], options: AskOptions, *, more: int = 0
+    ) -> list[list[Found]]:
+        """What search finds for each question and is similar enough, best first.
+
+        Nothing where no search is called for. Several questions are embedded at once.
+
+        Args:
+            more: hits beyond those that will be used.
+        """
+        for question in questions:
+            check_question(question)
+        if not _searches(options):
+            return [[] for _ in questions]
+        # one alone is embedded while the disk reads ahead what its words have found
+        vectors = [None] if len(questions) == 1 else self.embedder.encode(list(questions))
         least = options.min_similarity
         least = self.settings.min_similarity if least is None else least
-        return [entry for entry in found if entry.hit.similarity >= least]
+        lists = []
+        for question, vector in zip(questions, vectors, strict=True):
+            found = search(
+                self.store,
+                self.embedder,
+                question,
+                k=min(MAX_K, self.k(options) + more),
+                namespace=options.namespace,
+                where=options.where,
+                as_of=options.as_of,
+                vector=vector,
+            )
+            lists.append([entry for entry in found if entry.hit.similarity >= least])
+        return lists
 
     def plan(
         self,
@@ -187,12 +195,13 @@ class Planner:
         if options.mode == "auto":
             raise InvalidInput("mode 'auto' is chosen before a question is planned")
         began = time.perf_counter()
-        found = self.find(question, options) if found is None else found
+        if found is None:
+            (found,) = self.find([question], options)
         named = self._named(question, options.mixture) if options.mixture else []
         mixture = self._mixture([entry.hit for entry in found], options)
         every = [*named, *found]
         registered = {entry.hit.delta_id: entry.registered for entry in every}
-        mixture, note = self._without_damaged(mixture, every, registered)
+        mixture, note, read = self._without_damaged(mixture, every, registered)
         mixture, strong = self._capped(mixture, every, options)
         note = "; ".join(part for part in (note, strong) if part)
         if options.mode != "base" and not found and not named:
@@ -210,8 +219,15 @@ class Planner:
             options.generation,
             self.answer_tokens(options),
             note,
+            {**self._asked(options, len(found)), "read": read},
             search_ms=search_ms + 1e3 * (time.perf_counter() - began),
         )
+
+    def _asked(self, options: AskOptions, found: int) -> dict[str, Any]:
+        if not _searches(options):
+            return {}
+        where = {"where": options.where, "as_of": options.as_of}
+        return {"namespace": options.namespace, "k": self.k(options), "found": found, **where}
 
     def k(self, options: AskOptions) -> int:
         """Hits used: as asked, as the home is configured, or as the base model reads best."""
@@ -221,11 +237,6 @@ class Planner:
         """Tokens an answer may have."""
         chosen = options.generation.max_tokens
         return self.runtime.base.encoder.prompts.max_new_tokens if chosen is None else chosen
-
-    def _searches(self, options: AskOptions) -> bool:
-        """Whether a question so asked is searched for."""
-        named_only = options.mixture is not None and options.mode == "adapter"
-        return options.mode != "base" and not named_only
 
     def _named(self, question: str, mixture: Mixture) -> list[Found]:
         """The passages of deltas a caller named; NotFound if one is not active."""
@@ -258,30 +269,27 @@ class Planner:
 
     def _without_damaged(
         self, mixture: Mixture, found: Sequence[Found], registered: dict[str, Registered]
-    ) -> tuple[Mixture, str]:
-        """The mixture without deltas that can't or must not be used, and a note of them.
+    ) -> tuple[Mixture, str, int]:
+        """The mixture without deltas that can't or must not be used, a note of them, rows read.
 
         They are marked so, or their bytes fail their check, or their start is gone.
         """
-        damaged = {entry.hit.delta_id for entry in found if entry.damaged}
+        damaged, read = {entry.hit.delta_id for entry in found if entry.damaged}, 0
         for delta_id, _ in mixture.parts:
-            if delta_id not in damaged and not self._usable(delta_id, registered[delta_id]):
+            if delta_id in damaged:
+                continue
+            try:
+                read += self.runtime.check(delta_id, registered[delta_id])
+            except (Corrupt, NotFound):
                 damaged.add(delta_id)
+            except Locked:  # no slot is free now: it is checked when it has to act
+                continue
         left_out = [delta_id for delta_id, _ in mixture.parts if delta_id in damaged]
         if not left_out:
-            return mixture, ""
+            return mixture, "", read
         kept = tuple(part for part in mixture.parts if part[0] not in damaged)
         note = f"left out because damaged: {', '.join(left_out)}; run 'adb fsck --deep'"
-        return replace(mixture, parts=kept), note
-
-    def _usable(self, delta_id: str, known: Registered) -> bool:
-        try:
-            self.runtime.check(delta_id, known)
-        except (Corrupt, NotFound):
-            return False
-        except Locked:  # no slot is free now: it will be checked when it has to act
-            return True
-        return True
+        return replace(mixture, parts=kept), note, read
 
     def _capped(
         self, mixture: Mixture, found: Sequence[Found], options: AskOptions
@@ -320,3 +328,9 @@ class Planner:
             passages = [(hit.title, hit.text) for hit in hits]
             prompt, used = encoder.context(question, passages, room)
         return prompt, used
+
+
+def _searches(options: AskOptions) -> bool:
+    """Whether a question so asked is searched for."""
+    named_only = options.mixture is not None and options.mode == "adapter"
+    return options.mode != "base" and not named_only

@@ -138,16 +138,20 @@ class Runtime:
             with self._using(ready, chosen, watch) as model:
                 yield model
 
-    def check(self, delta_id: str, known: Registered) -> None:
+    def check(self, delta_id: str, known: Registered) -> bool:
         """Make a delta and its start resident; may run beside a request.
+
+        Returns:
+            Whether it had to be read.
 
         Raises:
             Corrupt, NotFound: if they can't be used.
             Locked: if running requests leave no slot.
         """
-        self.pool.prefetch({delta_id: known.row})
+        read = self.pool.prefetch({delta_id: known.row})
         if known.kind == "gradient":
             self._start(known.start)
+        return read > 0
 
     @property
     def has_gate(self) -> bool:

@@ -79,16 +79,21 @@ class SlotPool:
             self._pins.subtract(list(delta_ids))
             self._pins = +self._pins  # drops the zeros
 
-    def prefetch(self, wanted: Mapping[str, RowRef]) -> None:
+    def prefetch(self, wanted: Mapping[str, RowRef]) -> int:
         """Make deltas resident, unpinned: they are there unless others need the room.
+
+        Returns:
+            How many had to be read.
 
         Raises:
             Corrupt: if a row fails its checks.
             Locked: as ``resident``.
         """
         with self._lock:
+            before = self.misses
             for delta_id, row in wanted.items():
                 self._touch(delta_id, row)
+            return self.misses - before
 
     def forget(self, delta_ids: Iterable[str]) -> None:
         """Zero and free the slots of these deltas, wherever resident."""

@@ -5,10 +5,13 @@
     add                 both: where no gradient is wanted, and tokens are few, in one launch
 
 j runs over the K*R bank rows that batch row b meets: R of each of its K slots, or, without slots,
-all rows of bank entry b, of which each R in turn have one weight. Backward uses the same kernels
-the other way round and one more for the bank. Chooses kernels and tiles; imports Triton only when
-called, since not every platform has it.
+all rows of bank entry b, of which each R in turn have one weight. Backward is the same kernels the
+other way round and one more for the bank, and so differentiable as often as you like. Chooses
+kernels and tiles; imports Triton only when called, since not every platform has it.
 """
+
+# autograd's apply has no types
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from adapterdb.kernels import tiles
 from adapterdb.kernels.products import Products
+from adapterdb.kernels.segments import by_entry
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +109,7 @@ def shrink(x: Tensor, a: Tensor, bank: Bank, a_scale: Tensor | None = None) -> T
         bank: whose rows meet which tokens.
         a_scale: float32 ``(S, R)`` of an int8 ``a``.
     """
-    return _Shrink.apply(x, a, bank, a_scale)  # type: ignore[no-untyped-call, no-any-return]
+    return _Shrink.apply(x, a, bank, a_scale)  # type: ignore[no-any-return]
 
 
 def expand(
@@ -127,16 +131,16 @@ def expand(
         scale: multiplies every product.
         b_scale: float32 ``(S, R)`` of an int8 ``b``.
     """
-    weights = _each_token(weights, h.shape[1])
-    return _Expand.apply(y, h, b, weights, bank, scale, b_scale)  # type: ignore[no-untyped-call, no-any-return]
+    given = (y, h, b, each_token(weights, h.shape[1]), bank, scale, b_scale, y.dtype)
+    return _Expand.apply(*given)  # type: ignore[no-any-return]
 
 
 def _add(p: Products, bank: Bank, one_launch: bool | None) -> Tensor:
     from adapterdb.kernels import launches
 
-    rows, batch = _rows(bank, p.a, p.x.shape[1]), len(p.x)
+    rows, batch = rows_of(bank, p.a, p.x.shape[1]), len(p.x)
     y, x, a, b = p.y.contiguous(), p.x.contiguous(), _lined(p.a), _lined(p.b)
-    weights = _each_token(p.weights, rows.tokens)
+    weights = each_token(p.weights, rows.tokens)
     out = y if p.inplace else torch.empty_like(y)
     shape = (x.shape[-1], y.shape[-1], rows.met, batch * rows.tokens)
     if one_launch is None:
@@ -154,35 +158,48 @@ def _add(p: Products, bank: Bank, one_launch: bool | None) -> Tensor:
 class _Shrink(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, bank: Bank, a_scale: Tensor | None) -> Tensor:
+        from adapterdb.kernels import launches
+
         ctx.save_for_backward(x, a, a_scale)
         ctx.bank = bank
-        return _shrunk(x, a, bank, a_scale)
+        rows = rows_of(bank, a, x.shape[1])
+        tile = _tile("shrink", x.shape[-1], rows, len(x))
+        planes = launches.shrink(x.contiguous(), _lined(a), rows, _packed(a_scale), tile)
+        return planes[0] if len(planes) == 1 else planes.sum(0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, a, a_scale = ctx.saved_tensors
         grad_x = grad_a = None
         if ctx.needs_input_grad[0]:
-            grad_x = _expanded(None, grad, a, ctx.bank, None, 1.0, a_scale, x.dtype)
+            grad_x = _Expand.apply(None, grad, a, None, ctx.bank, 1.0, a_scale, x.dtype)
         if ctx.needs_input_grad[1]:
-            grad_a = _bank_grad(grad, x, a, ctx.bank)
+            grad_a = _Outer.apply(grad, x, ctx.bank, a.shape, a.dtype)
         return grad_x, grad_a, None, None
 
 
 class _Expand(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, h: Tensor, b: Tensor, weights: Tensor | None, bank: Bank,
-        scale: float, b_scale: Tensor | None,
+        ctx: Any, y: Tensor | None, h: Tensor, b: Tensor, weights: Tensor | None, bank: Bank,
+        scale: float, b_scale: Tensor | None, dtype: torch.dtype,
     ) -> Tensor:  # fmt: skip
+        from adapterdb.kernels import launches
+
         ctx.save_for_backward(h, b, weights, b_scale)
         ctx.bank, ctx.scale = bank, scale
-        return _expanded(y, h, b, bank, weights, scale, b_scale, y.dtype)
+        rows = rows_of(bank, b, h.shape[1])
+        out = h.new_empty((*h.shape[:2], b.shape[-1]), dtype=dtype)
+        y = None if y is None else y.contiguous()
+        planes = h.float().contiguous()[None]
+        tile = _tile("expand", b.shape[-1], rows, len(h))
+        b_scale = _packed(b_scale)
+        return launches.expand(out, y, planes, _lined(b), rows, weights, scale, b_scale, tile)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         h, b, weights, b_scale = ctx.saved_tensors
-        by_rows = _shrunk(grad, b, ctx.bank, b_scale)  # of what multiplies each row of b
+        by_rows = _Shrink.apply(grad, b, ctx.bank, b_scale)  # of what multiplies each row of b
         gains: Tensor | float = ctx.scale
         if weights is not None:
             gains = (weights.float() * ctx.scale).repeat_interleave(h.shape[-1] // ctx.bank.k, -1)
@@ -190,50 +207,46 @@ class _Expand(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_h = by_rows * gains
         if ctx.needs_input_grad[2]:
-            grad_b = _bank_grad(h * gains, grad, b, ctx.bank)
+            grad_b = _Outer.apply(h * gains, grad, ctx.bank, b.shape, b.dtype)
         if ctx.needs_input_grad[3]:
             parts = (h * by_rows).unflatten(-1, (ctx.bank.k, -1))
             grad_w = (parts.sum(-1) * ctx.scale).to(weights.dtype)
-        return grad, grad_h, grad_b, grad_w, None, None, None
+        grad_y = grad if ctx.needs_input_grad[0] else None
+        return grad_y, grad_h, grad_b, grad_w, None, None, None, None
 
 
-def _shrunk(x: Tensor, a: Tensor, bank: Bank, a_scale: Tensor | None) -> Tensor:
-    from adapterdb.kernels import launches
+class _Outer(torch.autograd.Function):
+    """Gradient of a bank ``(S, R, H)`` from ``left (B, T, K*R)`` and ``x (B, T, H)``."""
 
-    rows = _rows(bank, a, x.shape[1])
-    tile = _tile("shrink", x.shape[-1], rows, len(x))
-    planes = launches.shrink(x.contiguous(), _lined(a), rows, _packed(a_scale), tile)
-    return planes[0] if len(planes) == 1 else planes.sum(0)
+    @staticmethod
+    def forward(
+        ctx: Any, left: Tensor, x: Tensor, bank: Bank, shape: torch.Size, dtype: torch.dtype
+    ) -> Tensor:
+        from adapterdb.kernels import launches
 
+        ctx.save_for_backward(left, x)
+        ctx.bank = bank
+        out = x.new_empty(shape, dtype=dtype)
+        rows, order = rows_of(bank, out, x.shape[1]), None
+        if bank.slots is None:
+            rows = rows._replace(per=rows.met)  # one entry, however many weights it has
+        else:
+            order = by_entry(bank.slots, shape[0])
+        return launches.outer(out, left.contiguous(), x.contiguous(), rows, order)
 
-def _expanded(
-    y: Tensor | None, h: Tensor, b: Tensor, bank: Bank, weights: Tensor | None, scale: float,
-    b_scale: Tensor | None, dtype: torch.dtype,
-) -> Tensor:  # fmt: skip
-    from adapterdb.kernels import launches
-
-    rows = _rows(bank, b, h.shape[1])
-    out = h.new_empty((*h.shape[:2], b.shape[-1]), dtype=dtype)
-    y = None if y is None else y.contiguous()
-    planes = h.float().contiguous()[None]
-    tile = _tile("expand", b.shape[-1], rows, len(h))
-    b_scale = _packed(b_scale)
-    return launches.expand(out, y, planes, _lined(b), rows, weights, scale, b_scale, tile)
-
-
-def _bank_grad(left: Tensor, x: Tensor, like: Tensor, bank: Bank) -> Tensor:
-    from adapterdb.kernels import launches
-    from adapterdb.kernels.segments import by_entry
-
-    rows = _rows(bank, like, x.shape[1])
-    if bank.slots is None:
-        rows, order = rows._replace(per=rows.met), None  # one entry, whatever its weights
-    else:
-        order = by_entry(bank.slots, like.shape[0])
-    return launches.outer(left.contiguous(), x.contiguous(), like, rows, order)
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        left, x = ctx.saved_tensors
+        grad_left = grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_left = _Shrink.apply(x, grad, ctx.bank, None)
+        if ctx.needs_input_grad[1]:
+            grad_x = _Expand.apply(None, left, grad, None, ctx.bank, 1.0, None, x.dtype)
+        return grad_left, grad_x, None, None, None
 
 
-def _rows(bank: Bank, factor: Tensor, tokens: int) -> Any:
+def rows_of(bank: Bank, factor: Tensor, tokens: int) -> Any:
+    """The ``launches.Rows`` of a bank ``factor (S, R, H)`` and T tokens in each batch row."""
     from adapterdb.kernels import launches
 
     count = factor.shape[1] * (1 if bank.slots is None else bank.k)
@@ -249,7 +262,7 @@ def _tile(phase: Literal["shrink", "expand"], width: int, rows: Any, batch: int)
     return tiles.choose(many, width, width, rows.met, rows.tokens)
 
 
-def _each_token(weights: Tensor | None, tokens: int) -> Tensor | None:
+def each_token(weights: Tensor | None, tokens: int) -> Tensor | None:
     """``(B, T, K)``, without a copy."""
     if weights is None or weights.dim() == 3:
         return weights

@@ -130,22 +130,21 @@ def expand(
 
 
 def outer(
-    left: Tensor, x: Tensor, bank: Tensor, rows: Rows, order: tuple[Tensor, Tensor] | None
+    out: Tensor, left: Tensor, x: Tensor, rows: Rows, order: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """``(S, R, H)`` like ``bank``: each entry's sum over its tokens of ``left`` times ``x``.
+    """``out``, with each bank entry's sum over its tokens of ``left`` times ``x`` in it.
 
     Args:
+        out: ``(S, R, H)`` contiguous.
         left: float32 ``(B, T, met)`` contiguous; x: ``(B, T, H)`` contiguous.
-        bank: whose gradient this is.
         rows: which rows met which tokens.
         order: ``segments.by_entry`` of the slots; None without slots.
     """
-    out = torch.empty(bank.shape, dtype=bank.dtype, device=bank.device)
     tile = tiles.choose("outer", x.shape[-1], x.shape[-1], rows.per, rows.tokens)
     block_r = max(16, min(tile.block_r, power_of_2(rows.per)))
     block_n = max(16, min(tile.block_n, power_of_2(x.shape[-1])))
     block_t = max(16, min(tile.block_k, power_of_2(rows.tokens)))
-    grid = (bank.shape[0], _cdiv(x.shape[-1], block_n), _cdiv(rows.per, block_r))
+    grid = (out.shape[0], _cdiv(x.shape[-1], block_n), _cdiv(rows.per, block_r))
     pairs, bounds = (None, None) if order is None else order
     with _on(x):
         triton_lora.outer[grid](

@@ -11,9 +11,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed between inlined functions only */
-#endif
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT, BFLOAT16, INT8 };

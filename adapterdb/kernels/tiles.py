@@ -63,24 +63,34 @@ def choose(
     phase: Phase, k: int, n: int, rows: int, tokens: int, table: Table | None = None
 ) -> Tile:
     """The measured tile of this shape, or the rule's."""
+    wanted = key(phase, k, n, rows, tokens)
+    return (TABLE if table is None else table).get(wanted) or _rule(wanted)
+
+
+def key(phase: Phase, k: int, n: int, rows: int, tokens: int) -> Key:
+    """Under which a shape's tile is in a table."""
     k, n = (0 if phase.startswith("expand") else k), (0 if phase.startswith("shrink") else n)
-    key = Key(phase, k, n, power_of_2(rows), power_of_2(tokens))
-    return (TABLE if table is None else table).get(key) or _rule(key)
+    return Key(phase, k, n, power_of_2(rows), power_of_2(tokens))
 
 
-def in_one_launch(k: int, n: int, rows: int, tokens: int) -> bool:
-    """Whether few tokens take ``fused``: where reading A for each tile of N costs little.
+def in_one_launch(k: int, n: int, rows: int, tokens: int, table: Table | None = None) -> bool:
+    """Whether few tokens take ``fused``: as measured, or where reading A again costs little.
 
-    Each tile of N reads K numbers of A again, out of L2, beside its share of the N numbers of B
-    out of memory; up to four times as many are hidden by the launch that is saved.
+    A table has ``fused`` for the shapes where it won, ``shrink`` for those where two launches did.
+    By the rule each tile of N reads K numbers of A again, out of L2, beside its share of the N
+    numbers of B out of memory; up to four times as many are hidden by the launch that is saved.
     """
-    tile = choose("fused", k, n, rows, tokens)
+    table = TABLE if table is None else table
+    for phase in get_args(Literal["fused", "shrink"]):
+        if key(phase, k, n, rows, tokens) in table:
+            return bool(phase == "fused")
+    tile = choose("fused", k, n, rows, tokens, table)
     return -(-n // tile.block_n) * k <= 4 * n
 
 
 def write(table: Table) -> str:
     """The table as JSON, one line for each tile."""
-    lines = [json.dumps(key._asdict() | tile._asdict()) for key, tile in table.items()]
+    lines = [json.dumps(k._asdict() | tile._asdict()) for k, tile in table.items()]
     return "[\n" + ",\n".join(lines) + "\n]"
 
 
@@ -100,29 +110,29 @@ def read(text: str) -> Table:
         raise InvalidInput(
             f"not a table of tiles: {error!r}", hint="take the one gpu/kernels.py prints"
         ) from error
-    for key in table:
-        if key.phase not in get_args(Phase):
-            raise InvalidInput(f"phase {key.phase!r} is not one of {', '.join(get_args(Phase))}")
+    for known in table:
+        if known.phase not in get_args(Phase):
+            raise InvalidInput(f"phase {known.phase!r} is not one of {', '.join(get_args(Phase))}")
     return table
 
 
-def _rule(key: Key) -> Tile:
+def _rule(wanted: Key) -> Tile:
     """Registers hold one block of products: at most 4096 a program of four warps."""
-    rows = min(64, max(2, key.rows))
-    if key.phase == "fused":
-        narrow = key.n <= 512
+    rows = min(64, max(2, wanted.rows))
+    if wanted.phase == "fused":
+        narrow = wanted.n <= 512
         return Tile(1, rows, _fit(rows, 64, 512), _fit(rows, 64, 256 if narrow else 1024))
-    if key.phase == "shrink":
+    if wanted.phase == "shrink":
         # enough programs for every multiprocessor twice, as long as each has a block to sum
-        split = max(1, min(key.k // 512, 256 // max(1, key.tokens)))
+        split = max(1, min(wanted.k // 512, 256 // max(1, wanted.tokens)))
         return Tile(1, rows, _fit(rows, 64, 512), split=power_of_2(split))
-    if key.phase == "expand":
+    if wanted.phase == "expand":
         return Tile(1, rows, block_n=_fit(rows, 64, 512))
-    block_m = min(64, max(16, key.tokens))
+    block_m = min(64, max(16, wanted.tokens))
     rows = max(16, rows)
-    if key.phase == "shrink_tiles":
+    if wanted.phase == "shrink_tiles":
         return Tile(block_m, rows, block_k=128, split=1, stages=3)
-    if key.phase == "expand_tiles":
+    if wanted.phase == "expand_tiles":
         return Tile(block_m, rows, block_n=128, warps=8 if block_m == 64 else 4)
     return Tile(16, rows, block_k=64, block_n=128)
 

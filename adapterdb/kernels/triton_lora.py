@@ -38,6 +38,12 @@ def dot_type(dtype: torch.dtype) -> Any:
     return tl.float32 if INTERPRETING else _DOT[dtype]
 
 
+# numbers that change from request to request, and whose divisibility helps no load: one compiled
+# kernel is for them all
+_ANY = ["tokens", "count", "per"]
+_ANY_WEIGHTS = [*_ANY, "tiles_n", "w_batch", "w_token", "w_slot", "scales"]
+
+
 @triton.jit
 def bank_rows(slots, ranks, row, j, count, per):
     """Entry, row inside it, and whether it counts, of the j-th bank rows of a batch row."""
@@ -76,7 +82,7 @@ def tile_tokens(order, starts, ends, i, tokens, BLOCK_M: tl.constexpr):
     return row, token.to(tl.int64), exist, some
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_ANY_WEIGHTS)
 def fused(
     out, y, x, a, b, slots, ranks, weights, a_scale, b_scale, gain, tokens, count, per, h1, h2,
     tiles_n, a_entry, a_row, b_entry, b_row, w_batch, w_token, w_slot, scales,
@@ -115,7 +121,7 @@ def fused(
     tl.store(out + token * h2 + n, total.to(out.dtype.element_ty), mask=n < h2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_ANY, "scales"])
 def shrink(
     planes, x, a, slots, ranks, a_scale, order, starts, ends, tokens, count, per, h1, chunk,
     plane, a_entry, a_row, scales,
@@ -160,7 +166,7 @@ def shrink(
         tl.store(at, total, mask=exist[:, None] & (j < count)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_ANY_WEIGHTS, "splits"])
 def expand(
     out, y, planes, b, slots, ranks, weights, b_scale, order, starts, ends, gain, tokens, count,
     per, h2, tiles_n, splits, plane, b_entry, b_row, w_batch, w_token, w_slot, scales,
@@ -222,7 +228,7 @@ def expand(
         tl.store(out + places, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_ANY, "slots_k"])
 def outer(
     out, left, x, pairs, bounds, ranks, tokens, count, per, slots_k, width,
     DOT: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr,

@@ -15,8 +15,9 @@ def test_merging_and_what_comes_of_it(run: Run, home: Path) -> None:
     words = ("merge", *THREE, "--into", "all", "--compose", "svd", "--tag", "kind=sum")
     delta = json.loads(run(*words, "--json", "-d", home).stdout)
     assert (delta["kind"], delta["document"], delta["version"]) == ("merged", "all", 1)
-    shown = json.loads(run("show", "all", "--json", "-d", home).stdout)
-    assert "Merged from: Harbour (harbour.md), " in json.dumps(shown)
+    found = json.loads(run("search", "merged", "-k", "4", "--json", "-d", home).stdout)
+    (text,) = [hit["text"] for hit in found if hit["document"] == "all"]
+    assert text.startswith("Merged from: Harbour (harbour.md), ")
     asked = run("ask", "Which kettle?", "--adapter", "all=0.5", "--mode", "adapter", "--json",
                 "-d", home)  # fmt: skip
     assert json.loads(asked.stdout)["mixture"]["parts"] == [[delta["id"], 0.5]]

@@ -43,7 +43,7 @@ def calibration(seed: int = 0) -> Calibration:
 
 
 def test_retrieval_features_say_how_far_the_best_hit_stands_out() -> None:
-    """The margin is over all other hits, also those that are not used; the mean is of those used."""
+    """The margin is over all other hits, used or not; the mean is of those used."""
     hits = [hit(0.5, 2 / 61), hit(0.7), hit(0.6), hit(0.1)]
     found = dict(zip(RETRIEVAL, retrieval_features("What is it?", hits, 2), strict=True))
     assert found == pytest.approx({

@@ -26,7 +26,9 @@ def test_every_token_is_in_one_tile_of_its_set(name: str, tokens: int, block: in
         assert start <= end <= start + block
         rows = found.order[torch.arange(start, end) // tokens]
         assert len({tuple(slots[row].tolist()) for row in rows}) <= 1
-        seen += [int(row) * tokens + p % tokens for row, p in zip(rows, range(start, end))]
+        seen += [
+            int(row) * tokens + p % tokens for row, p in zip(rows, range(start, end), strict=True)
+        ]
     assert sorted(seen) == list(range(len(slots) * tokens))
 
 

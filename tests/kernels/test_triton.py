@@ -1,8 +1,7 @@
-"""The Triton kernels against float64: in the interpreter on a CPU, and on a GPU where there is one."""
+"""The Triton kernels against float64: interpreted on a CPU, and on a GPU where there is one."""
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import pytest
@@ -106,16 +105,16 @@ def test_is_the_weighted_sum(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("tokens", [1, 2, 8, 9, 16, 40, 70])
-@pytest.mark.parametrize("sizes", [(16, 64, 1), (64, 16, 2), (1100, 130, 8), (130, 1100, 20)])
+@pytest.mark.parametrize("tokens", [1, 8, 9, 40])
+@pytest.mark.parametrize("sizes", [(16, 64, 1), (600, 130, 8), (130, 600, 20)])
 def test_is_the_weighted_sum_everywhere(
     device: str, sizes: tuple[int, int, int], tokens: int, dtype: torch.dtype
 ) -> None:
     """Every popularity at aligned and ragged shapes, on either side of each choice of kernel."""
     h1, h2, rank = sizes
-    for name, per_token in product(POPULARITY, (False, True)):
+    for rows, per_token in zip(POPULARITY.values(), (False, True, False, True), strict=True):
         problem = Problem(device, tokens, dtype, h1, h2, rank)
-        assert_holds(problem.slots(POPULARITY[name], per_token))
+        assert_holds(problem.slots(rows, per_token))
 
 
 def test_one_launch_and_two_agree(device: str) -> None:
@@ -241,6 +240,20 @@ def test_gradients_with_mixed_ranks_and_int8(device: str) -> None:
     problem.given["a"] = (problem.given["a"] * 30).to(torch.int8)
     problem.given["a_scale"] = torch.full((S, R), 1 / 30, device=device)
     assert_gradients_hold(problem)
+
+
+@pytest.mark.parametrize("tokens", [2, MANY])
+def test_gradients_have_gradients(device: str, tokens: int) -> None:
+    """Learning through a step of learning asks for the gradient of a gradient."""
+    found = []
+    for impl in ("triton", "reference"):
+        given = Problem(device, tokens).slots(POPULARITY["skewed"], True).given
+        leaves = [given[n].requires_grad_() for n in ("x", "a", "b", "weights")]
+        out = add_lora(**given, impl=impl)
+        first = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        found.append(torch.autograd.grad(sum(g.square().sum() for g in first), leaves))
+    for got, plain in zip(*found, strict=True):
+        torch.testing.assert_close(got, plain, atol=1e-4 * float(plain.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("tokens", [FEW, MANY])

@@ -118,13 +118,13 @@ def test_files_are_written_and_read_again(tmp_path: Path) -> None:
         for i, t in enumerate(letter_tasks(0, 8))
     ]  # fmt: skip
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    assert write_composites(source, out, n=2, count=6, shots=1, split="test", longest=90) == 6
+    assert write_composites(source, out, n=2, count=6, shots=1, split="test", longest=150) == 6
     train = {task.id for task in read_tasks(source, with_passages=False, split="train")}
     made = read_composites(out)
     for c in made:
         assert not {task.id for task in c.parts} & train
         assert {task.id for shot in c.shots for task in shot} <= train
-        assert len(c.question) <= 90
+        assert len(c.question) <= 150
     assert [t.question for t in read_tasks(out, with_passages=False)] == [c.question for c in made]
     with pytest.raises(Exists):
         write_composites(source, out, n=2, count=6)

@@ -149,6 +149,42 @@ def test_parts_of_a_batch_add_up(made: tuple[BaseModel, AdaptedModel]) -> None:
     torch.testing.assert_close(found[0], found[1], atol=2e-4, rtol=0)
 
 
+def test_one_delta_a_token_leaves_vectors_to_the_gates_loss(
+    made: tuple[BaseModel, AdaptedModel],
+) -> None:
+    """With top_k 1 every weight is 1: without the gates' loss nothing moves; with top_k 2 it does."""
+    base, adapted = made
+    settings = replace(QUICK, gate_weight=0.0, weight_decay=0.0, max_steps=2)
+    given = (adapted, base.encoder, experts_of(adapted), TASKS, ())
+    begin = torch.randn(3, gate_size(adapted.layout), generator=torch.Generator().manual_seed(0))
+    for k, moves in ((1, False), (2, True)):
+        vectors = train_gate(*given, replace(settings, top_k=k)).bank.vectors
+        assert bool((vectors - 0.1 * begin).abs().max() > 1e-3) is moves
+
+
+def test_the_stored_gate_acts_as_the_trained_one(made: tuple[BaseModel, AdaptedModel]) -> None:
+    """Deltas in another order, by their ids: the same losses and the same choices."""
+    base, adapted = made
+    experts = experts_of(adapted)
+    settings = replace(QUICK, max_steps=4, temperature=2.0)
+    bank = train_gate(adapted, base.encoder, experts, TASKS, ASIDE, settings).bank
+    layout, rows = adapted.layout, stacked(experts)
+    sequences = routed_sequences(ASIDE, base.encoder, PLACES)
+    turned = [2, 0, 1]
+    mixed = [
+        replace(s, experts=tuple(turned.index(expert) for expert in s.experts)) for s in sequences
+    ]
+    gates = learned_gates(layout, bank.vectors, 2, 2.0)
+    trained, _ = route(adapted, factors_of(layout, rows), gates, sequences)
+    stored, _ = route(
+        adapted, factors_of(layout, rows[turned]),
+        bank.token_gates(layout, [experts[i].id for i in turned]), mixed,
+    )  # fmt: skip
+    assert float(stored.lm) == pytest.approx(float(trained.lm), rel=1e-5)
+    assert float(stored.gate) == pytest.approx(float(trained.gate), rel=1e-5)
+    assert stored.right.tolist() == trained.right.tolist()
+
+
 class Stop(Exception):
     """Ends a run from outside."""
 

@@ -1,0 +1,178 @@
+"""Questions to a home: the options people give, and who answers them.
+
+Turns names into deltas and moments into change numbers; hands over to the engine, in mode ``auto``
+by way of what chooses the mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from adapterdb.answers import (
+    Answer,
+    AskMode,
+    Composition,
+    Dials,
+    Generation,
+    Mixture,
+    Token,
+    Weighting,
+)
+from adapterdb.errors import NotFound
+from adapterdb.home import Home
+from adapterdb.records import Delta, check_usable
+
+if TYPE_CHECKING:
+    from adapterdb.engine.auto import Auto
+    from adapterdb.engine.explain import Explanation
+    from adapterdb.engine.plan import AskOptions
+
+
+class AskKeywords(TypedDict, total=False):
+    """How a question is asked.
+
+    Args:
+        mode: ``base``, ``rag``, ``adapter``, ``hybrid`` (the default) or ``auto``: chosen for each
+            question, see ``Trainer.calibration``.
+        k: hits used, 1 to 100; None takes the home's setting, or what the base model reads best.
+        compose: how hits become a mixture: ``cat`` (the default), ``mean``, ``single``,
+            ``gradient``, a merge (``linear``, ``svd``, ``ties``, ``dare_linear``, ``dare_ties``,
+            ``magnitude_prune``, ``orthogonal``) or a gate (``arrow``, ``gate``), see
+            ``engine.compose``.
+        weights: ``score``, ``uniform`` or ``sum``; None: as the composition is defined.
+        strength: gamma, multiplies every weight, 0 to 100.
+        dials: numbers of the composition (density, seed, top-k, gate temperature).
+        namespace: searched; ``default`` by default.
+        where: filter over names and metadata.
+        as_of: answer from what was stored then: a change number (see ``history``), or a date or
+            time in ISO form. Documents deleted since are not found.
+        min_similarity: hits under this cosine, -1 to 1, are not used; None: the home's setting.
+        mixture: deltas to act instead of searched ones: a Mixture, which acts as it is, or id or
+            name to weight, composed as ``compose``, ``strength`` and ``dials`` say.
+        generation: decoding options.
+    """
+
+    mode: AskMode
+    k: int | None
+    compose: Composition
+    weights: Weighting | None
+    strength: float
+    dials: Dials | None
+    namespace: str
+    where: str | None
+    as_of: int | str | None
+    min_similarity: float | None
+    mixture: Mixture | Mapping[str, float] | None
+    generation: Generation | None
+
+
+class Asking:
+    """Answers and explains for one open home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def ask_many(self, questions: Sequence[str], given: AskKeywords) -> list[Answer]:
+        """Answers in the order of the questions."""
+        options = self._options(given)
+        if options.mode == "auto":
+            return self._auto().ask_many(questions, options)
+        answers: list[Answer] = self._home.answerer.ask_many(questions, options)
+        return answers
+
+    def stream(self, question: str, given: AskKeywords) -> Iterator[Token]:
+        """Pieces of one answer; in mode ``auto`` of the mode that is asked first."""
+        options, answerer = self._options(given), self._home.answerer
+        if options.mode != "auto":
+            yield from answerer.stream(question, options)
+            return
+        (choice,) = self._auto().choose([question], options)
+        for token in answerer.stream(question, replace(options, mode=choice.mode), choice.found):
+            yield token if token.answer is None else Token(token.text, choice.noted(token.answer))
+
+    def explain(self, answer: Answer) -> Explanation:
+        """Why an answer of this home is as it is."""
+        from adapterdb.engine.explain import Explainer
+
+        home = self._home
+        return Explainer(home.store, home.embedder, home.runtime).explain(answer)
+
+    @contextmanager
+    def applied(self, mixture: Mixture | Mapping[str, float]) -> Iterator[Any]:
+        """The transformers model acting with ``mixture`` inside the block."""
+        from adapterdb.engine.registered import Registered
+
+        chosen = self.mixture(mixture, "default")
+        store, ids = self._home.store, [delta_id for delta_id, _ in chosen.parts]
+        deltas = [check_usable(store.delta(delta_id)) for delta_id in ids]
+        registered = {
+            delta.id: Registered(delta.kind, row, delta.shared_start)
+            for delta, row in zip(deltas, store.rows_of(ids), strict=True)
+        }
+        with self._home.runtime.acting([chosen], registered) as model:
+            yield model
+
+    def pin(self, deltas: Sequence[Delta]) -> None:
+        """Keep deltas resident until ``unpin``; raises Locked where there is no room for them."""
+        ids = [check_usable(delta).id for delta in deltas]
+        rows = self._home.store.rows_of(ids)
+        self._home.runtime.pool.pin(dict(zip(ids, rows, strict=True)))
+
+    def unpin(self, deltas: Sequence[Delta]) -> None:
+        """Let them go when others need the room."""
+        self._home.runtime.pool.unpin([delta.id for delta in deltas])
+
+    def mixture(self, mixture: Mixture | Mapping[str, float], namespace: str) -> Mixture:
+        """A Mixture as it is, or one of ids and names with their weights."""
+        if isinstance(mixture, Mixture):
+            return mixture
+        return Mixture(
+            tuple(
+                (delta.id, float(weight))
+                for name, weight in mixture.items()
+                for delta in self.named(name, namespace)
+            )
+        )
+
+    def named(self, name: str, namespace: str) -> list[Delta]:
+        """The deltas of a document name, or the one delta of an id."""
+        store = self._home.store
+        try:
+            return store.deltas(store.document(namespace, name).id)
+        except NotFound:
+            return [store.delta(name)]
+
+    def moment(self, as_of: int | str | None) -> int | None:
+        """The change number that a number, a date or a time names."""
+        return None if as_of is None else self._home.store.moment(as_of)
+
+    def _options(self, given: AskKeywords) -> AskOptions:
+        from adapterdb.engine.plan import AskOptions
+
+        fields: dict[str, Any] = dict(given)
+        compose = fields.pop("compose", "cat")
+        dials = fields["dials"] = fields.get("dials") or Dials()
+        fields["generation"] = fields.get("generation") or Generation()
+        fields["as_of"] = self.moment(fields.get("as_of"))
+        mixture = fields.pop("mixture", None)
+        options = AskOptions(composition=compose, **fields)
+        if mixture is None:
+            return options
+        named = self.mixture(mixture, options.namespace)
+        if not isinstance(mixture, Mixture):
+            parts = tuple((i, options.strength * weight) for i, weight in named.parts)
+            named = Mixture(parts, options.composition, dials)
+        return replace(options, mixture=named)
+
+    def _auto(self) -> Auto:
+        from adapterdb.engine.auto import Auto
+        from adapterdb.engine.calibration import MORE
+
+        answerer = self._home.answerer
+        planner = answerer.planner
+        find = partial(planner.find, more=MORE)
+        return Auto(find, planner.k, answerer.ask_many, self._home.calibration())
