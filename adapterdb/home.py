@@ -7,6 +7,7 @@ creation, and a mismatch is an error, never a guess. Knows nothing of questions 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,8 @@ from adapterdb.errors import Exists, Mismatch, NotFound
 from adapterdb.records import check_int
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from adapterdb.base_model import BaseModel
     from adapterdb.embedder import Embedder
     from adapterdb.engine.answer import Answerer
@@ -83,7 +86,7 @@ class Home:
     def __init__(self, path: Path, config: Config, store: Store, options: LoadOptions) -> None:
         self.path, self.config, self.store, self.options = path, config, store, options
         self._loading = threading.RLock()
-        self._gate: tuple[str, GateBank] | None = None
+        self._parts: dict[str, tuple[str, Any]] = {}  # kind to name and what was read
 
     @classmethod
     def create(cls, path: Path, config: Config, catalog: str | None, options: LoadOptions) -> Home:
@@ -261,19 +264,23 @@ class Home:
         """The newest learned gate; None where none has been trained."""
         from adapterdb.training.gate.bank import GateBank
 
-        part = self.shared.latest("gate")
-        if part is None:
-            return None
-        if self._gate is None or self._gate[0] != part.name:
-            self._gate = part.name, GateBank.from_tensors(self.shared.tensors(part))
-        return self._gate[1]
+        return self._newest("gate", GateBank.from_tensors)
 
     def calibration(self) -> Calibration | None:
         """What mode ``auto`` chooses by; None where none has been trained."""
         from adapterdb.engine.calibration import Calibration
 
-        part = self.shared.latest("calibration")
-        return None if part is None else Calibration.from_tensors(self.shared.tensors(part))
+        return self._newest("calibration", Calibration.from_tensors)
+
+    def _newest(self, kind: str, read: Callable[[dict[str, Tensor]], T]) -> T | None:
+        """The newest shared part of a kind, read again only when there is a newer one."""
+        part = self.shared.latest(kind)
+        if part is None:
+            return None
+        if self._parts.get(kind, ("",))[0] != part.name:
+            self._parts[kind] = part.name, read(self.shared.tensors(part))
+        found: T = self._parts[kind][1]
+        return found
 
     def drop_resident(self) -> None:
         """Let no delta stay in memory."""

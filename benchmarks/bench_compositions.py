@@ -212,13 +212,13 @@ def train_gate(
         lines = "".join(json.dumps(record) + "\n" for record in records)
         (options.work / f"gate-{part}.jsonl").write_text(lines, encoding="utf-8")
     print(f"a gate of {len(chosen)} deltas, {len(parts['learned'])} questions", flush=True)
-    part = db.trainer.gate(
+    made = db.trainer.gate(
         options.work / "gate-learned.jsonl",
         held_out=options.work / "gate-held-out.jsonl",
         checkpoint=options.work / "gate.checkpoint",
         minutes=options.gate_minutes,
     )
-    print(f"gate {part.name} trained", flush=True)
+    print(f"gate {made.name} trained", flush=True)
 
 
 def prepared(work: Path, records: Sequence[Record]) -> AdapterDB:

@@ -123,7 +123,8 @@ def _mixture(data: Mapping[str, Any]) -> Mixture:
         (_delta_id(delta_id), check_number("weight", weight, -1e9, 1e9))
         for delta_id, weight in data["parts"]
     )
-    known = {name: value for name, value in data.get("dials", {}).items() if name in _DIALS}
+    dials = _object(data.get("dials", {}), "dials")
+    known = {name: value for name, value in dials.items() if name in _DIALS}
     return Mixture(parts, data["composition"], Dials(**known))
 
 

@@ -52,7 +52,7 @@ def remake(answer: Answer, store: Store, runtime: Runtime) -> Remade:
     parts = tuple(part for part in answer.mixture.parts if part[0] in registered)
     mixture = replace(answer.mixture, parts=parts)
     said = dict.fromkeys(tuple(encoder.text(lead + answer.text)) for lead in (" ", ""))
-    choices = [Case(answer.question, mixture, leaned, room, ids) for ids in said if ids]
+    choices = [Case(answer.question, mixture, leaned, room, ids) for ids in said if answer.text]
     if not leaned or not choices:
         why = "nothing was said" if leaned else "nothing that acted or was read is left"
         return Remade(None, registered, (*notes, f"{why}: there is nothing to attribute"))
@@ -94,7 +94,8 @@ def _left(
 def _read(answer: Answer, runtime: Runtime, room: int) -> Sequence[int] | None:
     """Which sources' texts the prompt held, by place: those that make it as long as it was.
 
-    Deltas that were named come before what was found, and were not read.
+    Deltas that were named come before what was found, and were not read. A prompt that was cut to
+    fit is as long whichever texts it begins with; then none is taken to have been named.
     """
     encoder = runtime.base.encoder
     if (
@@ -103,10 +104,11 @@ def _read(answer: Answer, runtime: Runtime, room: int) -> Sequence[int] | None:
     ):
         return ()
     texts = [_text(source) for source in answer.sources]
-    for first in range(len(texts)):
-        ids, used = encoder.context(answer.question, texts[first:], room)
-        if len(ids) == answer.tokens_in:
-            return range(first, first + used)
+    for kept_free in (0, room):
+        for first in range(len(texts)):
+            ids, used = encoder.context(answer.question, texts[first:], kept_free)
+            if len(ids) == answer.tokens_in:
+                return range(first, first + used)
     return None
 
 

@@ -56,7 +56,7 @@ def fused(
             out, y, x, a, b, rows.slots, rows.ranks, weights, *scales, gain, rows.tokens,
             rows.met, rows.per, h1, h2, tiles_n, a.stride(0), a.stride(1), b.stride(0),
             b.stride(1), *_strides(weights), a.shape[1],
-            BLOCK_R=_block_rows(rows.met, tile), BLOCK_N=block_n,
+            BLOCK_R=block_rows(rows.met, tile), BLOCK_N=block_n,
             BLOCK_K=min(tile.block_k, power_of_2(h1)), num_warps=tile.warps,
         )  # fmt: skip
     return out
@@ -77,7 +77,7 @@ def shrink(x: Tensor, a: Tensor, rows: Rows, a_scale: Tensor | None, tile: tiles
     chunk = _cdiv(_cdiv(h1, tile.split), block_k) * block_k
     splits = _cdiv(h1, chunk)
     planes = x.new_empty((splits, *x.shape[:2], rows.met), dtype=torch.float32)
-    block_r, dot = _block_rows(rows.met, tile), triton_lora.dot_type(x.dtype)
+    block_r, dot = block_rows(rows.met, tile), triton_lora.dot_type(x.dtype)
     found, programs = _segments(x, rows, tile)
     with _on(x):
         triton_lora.shrink[(programs, splits, _cdiv(rows.met, block_r))](
@@ -116,7 +116,7 @@ def expand(
     h2 = b.shape[-1]
     block_n = max(16, min(tile.block_n, power_of_2(h2)))
     tiles_n = _cdiv(h2, block_n)
-    block_r, dot = _block_rows(rows.met, tile), triton_lora.dot_type(out.dtype)
+    block_r, dot = block_rows(rows.met, tile), triton_lora.dot_type(out.dtype)
     found, programs = _segments(planes[0], rows, tile)
     with _on(planes):
         triton_lora.expand[(programs * tiles_n,)](
@@ -155,7 +155,7 @@ def outer(
     return out
 
 
-def _block_rows(met: int, tile: tiles.Tile) -> int:
+def block_rows(met: int, tile: tiles.Tile) -> int:
     """Rows of the bank in a block: NVIDIA's dots want 16, and products that don't fit go on."""
     return max(16 if tile.block_m > 1 else 2, min(tile.block_r, power_of_2(met)))
 

@@ -42,15 +42,16 @@ MOST_NUMBERS = 4_000_000
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def library(folder: Path = Path(__file__).parent) -> ctypes.CDLL | None:
     """The compiled kernel, or None where it was not built."""
     for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name("_native" + suffix)
+        path = folder / ("_native" + suffix)
         if path.exists():
             try:
                 return _declared(ctypes.CDLL(str(path)))
             except OSError as error:  # built for another machine
                 logger.info("the C kernel %s can't be loaded: %s", path, error)
+    logger.info("decoding on a CPU takes the torch path: there is no C kernel in %s", folder)
     return None
 
 

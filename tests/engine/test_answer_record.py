@@ -85,7 +85,7 @@ def changed(*path: str | int, value: Any) -> Callable[[], Any]:
         (changed("mixture", "composition", value={}), "composition"),
         (changed("mixture", "parts", value=[[ID]]), "no stored answer"),
         (changed("mixture", "parts", value=[["x", 1]]), "32 hex digits"),
-        (changed("mixture", "dials", value=3), "no stored answer"),
+        (changed("mixture", "dials", value=3), "dials is no JSON object"),
         (changed("mixture", "dials", "density", value=9), "density is 9"),
         (changed("ran", value=3), "ran"),
         (changed("ran", "k", value=10**9), "k is 1000000000"),
@@ -102,5 +102,5 @@ def test_what_is_no_answer_is_refused(make: Callable[[], Any], said: str) -> Non
     with pytest.raises(InvalidInput) as caught:
         answer_from(make(), "the line")
     assert said in caught.value.message
-    assert caught.value.message.startswith(("the line", "mode", "composition"))
+    assert caught.value.message.startswith("the line")
     assert caught.value.hint == "give the output of 'adb ask --json'"

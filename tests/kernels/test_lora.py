@@ -1,4 +1,4 @@
-"""add_lora against the sum written as loops in float64, over slot popularity and shapes."""
+"""What add_lora promises of its arguments; the numbers are test_strategies' business."""
 
 from __future__ import annotations
 
@@ -9,54 +9,12 @@ from torch import Tensor
 from adapterdb.errors import InvalidInput
 from adapterdb.kernels import add_lora
 
-POPULARITY = {
-    "distinct": [[0, 1], [2, 3], [4, 5]],
-    "identical": [[2, 2], [2, 2], [2, 2]],
-    "with none": [[0, -1], [-1, -1], [5, 1]],
-    "skewed": [[0, 1], [0, 4], [0, 1]],
-}
-
-
-def truth(
-    y: Tensor, x: Tensor, a: Tensor, b: Tensor, slots: Tensor, weights: Tensor, scale: float
-) -> Tensor:
-    """The module docstring's equation, one product at a time."""
-    out = y.double().clone()
-    for i in range(x.shape[0]):
-        for t in range(x.shape[1]):
-            for k in range(slots.shape[1]):
-                s = int(slots[i, k])
-                if s < 0:
-                    continue
-                w = weights[i, k] if weights.dim() == 2 else weights[i, t, k]
-                out[i, t] += w * scale * (x[i, t].double() @ a[s].double().T) @ b[s].double()
-    return out
-
-
 def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y (3, 5, 7), x (3, 5, 6), a (6, 2, 6), b (6, 2, 7)."""
     g = torch.Generator().manual_seed(0)
     shapes = ((3, 5, 7), (3, 5, 6), (6, 2, 6), (6, 2, 7))
     y, x, a, b = (torch.randn(s, generator=g).to(dtype) for s in shapes)
     return y, x, a, b
-
-
-@pytest.mark.parametrize("per_token", [False, True])
-@pytest.mark.parametrize("name", POPULARITY)
-@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 0.15)])
-def test_add_lora_is_the_weighted_sum(
-    name: str, per_token: bool, dtype: torch.dtype, atol: float
-) -> None:
-    """The result is the weighted sum of products for any choice of slots and weights."""
-    y, x, a, b = problem(dtype)
-    slots = torch.tensor(POPULARITY[name])
-    shape = (3, 5, 2) if per_token else (3, 2)
-    weights = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-    got = add_lora(y, x, a, b, slots, weights, scale=0.5)
-    assert got.dtype == dtype
-    torch.testing.assert_close(
-        got.double(), truth(y, x, a, b, slots, weights, 0.5), atol=atol, rtol=0
-    )
 
 
 def test_rows_without_slots_are_untouched() -> None:
@@ -75,17 +33,6 @@ def test_aligned_rows_serve_equal_runs() -> None:
     got = add_lora(y, x, a[:3], b[:3], scale=2.0)
     slots = torch.tensor([[0], [1], [2]])
     torch.testing.assert_close(got, add_lora(y, x, a, b, slots, scale=2.0))
-
-
-def test_gradients_reach_bank_and_input() -> None:
-    """Autograd through the op agrees with finite differences for x, a and b."""
-    y, x, a, b = (t.double() for t in problem())
-    slots = torch.tensor(POPULARITY["with none"])
-    weights = torch.rand(3, 2, dtype=torch.float64)
-    leaves = [t.clone().requires_grad_() for t in (x, a, b, weights)]
-    assert torch.autograd.gradcheck(
-        lambda x, a, b, w: add_lora(y, x, a, b, slots, w, 0.5), leaves, fast_mode=True
-    )
 
 
 @pytest.mark.parametrize(

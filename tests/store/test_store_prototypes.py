@@ -13,6 +13,7 @@ from sqlalchemy import update
 from adapterdb.errors import Mismatch
 from adapterdb.records import StoredDocument
 from adapterdb.store import NewDocument, NewPassage, Store, check
+from adapterdb.store.migrations import FORMAT
 from adapterdb.store.prototypes import sealed, size_bytes, unsealed
 from adapterdb.store.tables import DeltaTable
 from adapterdb.store.upkeep.backup import backup
@@ -165,3 +166,15 @@ def test_a_home_of_the_third_format_is_brought_up_to_date(tmp_path: Path) -> Non
         assert cores(store, new) == [core("words")]
         assert store.delete("default", ["tower"]) == 1  # and what was derived from it
         assert "view" not in [d.name for d in store.documents("default")]
+
+
+def test_the_column_is_added_in_any_database(tmp_path: Path) -> None:
+    """A catalog without it, of the format before, has it after the next opening."""
+    with making.make(tmp_path) as store:
+        making.add(store, "a", "alpha")
+    older = "UPDATE store_info SET value = '3' WHERE name IN ('format', 'min_reader')"
+    making.alter(tmp_path, "ALTER TABLE delta DROP COLUMN prototype", older)
+    with Store.open(tmp_path) as store:
+        assert cores(store, store.document("default", "a")) == [b""]
+        assert cores(store, add(store, "b", "beta", seed=1)) == [core("beta")]
+        assert store.catalog.info()["format"] == str(FORMAT)

@@ -152,7 +152,7 @@ def test_parts_of_a_batch_add_up(made: tuple[BaseModel, AdaptedModel]) -> None:
 def test_one_delta_a_token_leaves_vectors_to_the_gates_loss(
     made: tuple[BaseModel, AdaptedModel],
 ) -> None:
-    """With top_k 1 every weight is 1: without the gates' loss nothing moves; with top_k 2 it does."""
+    """With top_k 1 every weight is 1: only with top_k 2 does the text's loss move vectors."""
     base, adapted = made
     settings = replace(QUICK, gate_weight=0.0, weight_decay=0.0, max_steps=2)
     given = (adapted, base.encoder, experts_of(adapted), TASKS, ())

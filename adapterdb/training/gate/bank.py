@@ -93,7 +93,7 @@ class GateBank:
         places = [self.index(delta_id) for delta_id in delta_ids]
         learned = torch.tensor([place is not None for place in places], dtype=torch.bool)
         rows = self.vectors[[place or 0 for place in places]]
-        return learned, rows * learned[:, None]
+        return learned, rows * learned[:, None].to(rows)
 
     def unseen(self, cores: Tensor) -> tuple[Tensor, Tensor]:
         """How deltas without vectors take part.
@@ -115,7 +115,7 @@ class GateBank:
         top_k: int | None = None,
         temperature: float | None = None,
     ) -> list[TokenGate]:
-        """The gate of each site for one bank row with these K deltas (S = 1).
+        """The gate of each site for one bank row with these K deltas: S = 1.
 
         Args:
             cores: ``(K, sites, R)`` of the deltas; only those that were not learned need theirs.
@@ -130,17 +130,18 @@ class GateBank:
         if cores is None and not learned.all():
             missing = delta_ids[int(learned.int().argmin())]
             raise InvalidInput(f"the gate has not learned delta {missing!r}: its cores are needed")
-        one = torch.ones(1)
+        device = self.vectors.device
+        learned, one = learned.to(device), torch.ones(1, device=device)
         found = []
         for site, part in enumerate(site_slices(layout)):
             core = offset = None
             if cores is not None:
-                scaled, offsets = self.unseen(cores)
+                scaled, offsets = self.unseen(cores.to(device))
                 core, offset = scaled[None, :, site], offsets[site].expand(1, len(delta_ids))
             found.append(
                 TokenGate(
-                    live=torch.ones(1, len(delta_ids), dtype=torch.bool),
-                    fixed=torch.zeros(1, dtype=torch.bool),
+                    live=torch.ones_like(learned)[None],
+                    fixed=torch.zeros(1, dtype=torch.bool, device=device),
                     top_k=one.long() * (top_k or self.top_k),
                     temperature=one * (temperature or self.temperature),
                     cores=core,
