@@ -109,9 +109,11 @@ class AdaptedModel:
             x = inputs[0].reshape(*runs, inputs[0].shape[-1])
             whole = y.reshape(*runs, y.shape[-1])
             if acting.gates is None:
-                out = add_lora(whole, x, a, b, scale=acting.scale, impl=self.impl)
+                out = add_lora(whole, x, a, b, scale=acting.scale, impl=self.impl, inplace=True)
                 return out.reshape(y.shape)
-            gated = add_gated(whole, x, a, b, acting.gates[index], acting.scale, self.impl)
+            gated = add_gated(
+                whole, x, a, b, acting.gates[index], acting.scale, self.impl, inplace=True
+            )
             if acting.watch is not None:
                 acting.watch(index, gated)
             return gated.y.reshape(y.shape)

@@ -109,10 +109,8 @@ class Asking:
         chosen = self.mixture(mixture, "default")
         store, ids = self._home.store, [delta_id for delta_id, _ in chosen.parts]
         deltas = [check_usable(store.delta(delta_id)) for delta_id in ids]
-        registered = {
-            delta.id: Registered(delta.kind, row, delta.shared_start)
-            for delta, row in zip(deltas, store.rows_of(ids), strict=True)
-        }
+        known = zip(deltas, store.rows_of(ids), store.prototypes_of(ids), strict=True)
+        registered = {d.id: Registered(d.kind, row, d.shared_start, core) for d, row, core in known}
         with self._home.runtime.acting([chosen], registered) as model:
             yield model
 

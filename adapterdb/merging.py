@@ -126,7 +126,7 @@ class Merger:
 
         Raises:
             Exists: if there is such a folder.
-            InvalidInput: for a gate, which no weights can hold.
+            InvalidInput: for a gate, which no weights can hold, or for nothing.
         """
         home, layout = self._home, self._home.layout
         if mixture.composition in GATES:
@@ -135,6 +135,8 @@ class Merger:
                 " and no weights can hold that",
                 hint=f"use one of {', '.join(STORABLE)}",
             )
+        if not mixture.parts:
+            raise InvalidInput("the mixture is empty: it would change nothing")
         check_new_folder(folder)
         rows, weights = self._acting(mixture, [home.store.delta(i) for i, _ in mixture.parts])
         with home.runtime.lock:  # a running answer may have folded something in

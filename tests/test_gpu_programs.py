@@ -37,6 +37,13 @@ def test_kernels_can_be_tried_without_a_gpu(tmp_path: Path) -> None:
     assert {tile["k"] for tile in found["tiles"] if tile["phase"] != "expand"} == {40, 64}
 
 
+def test_the_engine_can_be_tried_without_a_gpu(tmp_path: Path) -> None:
+    """gpu/engine.py runs on a tiny model, and its tokens are peft's."""
+    found = json.loads(run("engine.py", "--smoke", "--out", str(tmp_path)).splitlines()[-1])
+    assert found == json.loads((tmp_path / "engine.json").read_text())
+    assert [line["tokens_as_peft"] for line in found["steps"]] == [1.0]
+
+
 @pytest.mark.slow
 def test_kernels_compile_for_an_h200() -> None:
     """What the interpreter runs is also Triton that its compiler takes."""

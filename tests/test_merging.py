@@ -188,8 +188,9 @@ def test_a_merged_model_acts_as_the_mixture(
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     with pytest.raises(Exists):
         db.merged_model(mixture, folder)
-    with pytest.raises(InvalidInput):
-        db.merged_model(Mixture(mixture.parts, "arrow"), tmp_path / "gated")
+    for refused in (Mixture(mixture.parts, "arrow"), Mixture()):
+        with pytest.raises(InvalidInput):
+            db.merged_model(refused, tmp_path / "refused")
 
 
 def test_a_merged_model_is_a_base_of_its_own(

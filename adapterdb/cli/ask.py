@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from adapterdb.answers import ASK_MODES, COMPOSITIONS, WEIGHTINGS, Answer, Dials, Generation
+from adapterdb.cli.explanation import print_explanation
 from adapterdb.cli.options import AS_OF, NAMESPACE, WHERE, K, parse_adapters
 from adapterdb.cli.output import print_answer, print_json, print_table, printable, shorten
 from adapterdb.cli.settings import Settings, shared
@@ -92,6 +93,12 @@ def _how(function: Callable[..., Any]) -> Callable[..., Any]:
 @_how
 @click.option("--stream/--no-stream", default=None, help="Default: stream on a terminal.")
 @click.option("--sources/--no-sources", default=True, help="Show what the answer leaned on.")
+@click.option(
+    "--explain",
+    "explained",
+    is_flag=True,
+    help="Then show the plan, and what each source did for the answer.",
+)
 @shared
 def ask(
     settings: Settings,
@@ -100,6 +107,7 @@ def ask(
     questions: str | None,
     stream: bool | None,
     sources: bool,
+    explained: bool,
     **how: Any,
 ) -> None:
     """Answer a question from the stored documents.
@@ -110,6 +118,7 @@ def ask(
     Example:
       adb ask "Who opened the lighthouse?" --mode adapter -k 3
       adb ask "What changed?" --where "year >= 2020" --json
+      adb ask "Who opened the lighthouse?" --mode auto --explain
     """
     if (question is None) == (questions is None):
         raise click.UsageError("give a QUESTION or --questions FILE")
@@ -118,14 +127,29 @@ def ask(
         stream = sys.stdout.isatty()
     with settings.open_to_ask() as db:
         if stream and not settings.json and len(asked) == 1:
-            print_answer(_streamed(db, asked[0], options), text=False, sources=sources)
+            answer = _streamed(db, asked[0], options)
+            print_answer(answer, text=False, sources=sources and not explained)
+            if explained:
+                _explain(settings, db, answer)
             return
         for first in range(0, len(asked), BATCH):
             for answer in db.ask_many(asked[first : first + BATCH], **options):
-                if settings.json:
+                if not settings.json:
+                    print_answer(answer, text=True, sources=sources and not explained)
+                elif not explained:
                     print_json(answer)
-                else:
-                    print_answer(answer, text=True, sources=sources)
+                if explained:
+                    _explain(settings, db, answer)
+
+
+def _explain(settings: Settings, db: AdapterDB, answer: Answer) -> None:
+    """Print why an answer is as it is; in JSON together with the answer."""
+    explanation = db.explain(answer)
+    if settings.json:
+        print_json({"answer": answer.to_dict(), "explanation": explanation.to_dict()})
+    else:
+        click.echo()
+        print_explanation(explanation)
 
 
 def _options(how: dict[str, Any]) -> dict[str, Any]:

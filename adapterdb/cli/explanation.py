@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adapterdb.cli.output import PIPE_WIDTH, print_note, print_table, printable
+from adapterdb.cli.output import PIPE_WIDTH, counted, print_note, print_table, printable
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -98,6 +98,6 @@ def _print_shares(explanation: Explanation) -> None:
         ],
     )  # fmt: skip
     click.echo(
-        f"log-probability of {found.tokens} tokens: {found.logprob:.3f};"
+        f"log-probability of {counted(found.tokens, 'token')}: {found.logprob:.3f};"
         f" of the base model alone: {found.base_logprob:.3f}"
     )

@@ -33,6 +33,7 @@ _WEIGHTING: Mapping[str, Weighting] = {
     "mean": "uniform",
     "single": _SUM,
     "gradient": _SUM,  # as ReGrad does
+    "orthogonal": _SUM,  # what deltas share counts once already
     "ties": _SUM,  # its entries are means of those that agree
     "dare_ties": _SUM,
     "arrow": _SUM,

@@ -94,8 +94,8 @@ def _left(
 def _read(answer: Answer, runtime: Runtime, room: int) -> Sequence[int] | None:
     """Which sources' texts the prompt held, by place: those that make it as long as it was.
 
-    Deltas that were named come before what was found, and were not read. A prompt that was cut to
-    fit is as long whichever texts it begins with; then none is taken to have been named.
+    Deltas that a caller named come before what was found and were not read, unless found as well;
+    they act, and what was found beside them does not.
     """
     encoder = runtime.base.encoder
     if (
@@ -103,9 +103,11 @@ def _read(answer: Answer, runtime: Runtime, room: int) -> Sequence[int] | None:
         or len(encoder.blind(answer.question)) == answer.tokens_in
     ):
         return ()
+    acting = {delta_id for delta_id, _ in answer.mixture.parts}
+    idle = [i for i, source in enumerate(answer.sources) if source.delta_id not in acting]
     texts = [_text(source) for source in answer.sources]
-    for kept_free in (0, room):
-        for first in range(len(texts)):
+    for kept_free in (0, room):  # a prompt that was cut is as long whichever texts it begins with
+        for first in range(idle[0] + 1 if idle else 1):
             ids, used = encoder.context(answer.question, texts[first:], kept_free)
             if len(ids) == answer.tokens_in:
                 return range(first, first + used)

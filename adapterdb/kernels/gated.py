@@ -15,9 +15,9 @@ anyway. One normalisation, with the temperature, serves training and inference a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,8 +57,8 @@ class TokenGate:
 
     def of_rows(self, rows: Tensor) -> TokenGate:
         """The gate for some of its bank rows, int64 ``(S',)``."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return TokenGate(*(part if part is None else part[rows] for part in parts))
+        parts: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{n: part[rows] for n, part in parts.items() if part is not None})
 
     @cached_property
     def some_fixed(self) -> bool:
@@ -87,13 +87,16 @@ class TokenGate:
         vectors = self.vectors
         if vectors is not None and vectors.dtype != torch.bfloat16:
             vectors = vectors.float()
-        floats = (self.temperature, self.cores, self.offset)
-        temperature, cores, offset = (None if t is None else t.float() for t in floats)
-        assert temperature is not None
-        found = (
-            self.live, self.fixed, self.top_k, temperature, cores, offset, vectors, self.learned
-        )  # fmt: skip
-        return native.GateTables(*(t if t is None else t.detach().contiguous() for t in found))
+        return native.GateTables(
+            self.live.contiguous(),
+            self.fixed.contiguous(),
+            self.top_k.contiguous(),
+            native.as_floats(self.temperature),
+            None if self.cores is None else native.as_floats(self.cores),
+            None if self.offset is None else native.as_floats(self.offset),
+            None if vectors is None else vectors.detach().contiguous(),
+            None if self.learned is None else self.learned.contiguous(),
+        )
 
 
 class Gated(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from adapterdb.kernels import tiles, triton_lora
-from adapterdb.kernels.segments import Segments
+from adapterdb.kernels.segments import MOST_ROWS, Segments
 from adapterdb.kernels.tiles import power_of_2
 
 
@@ -173,7 +173,7 @@ def _segments(
         return (None, None, None), batch * tokens
     programs = batch * _cdiv(tokens, tile.block_m)
     # a tile that one batch row fills has nothing to gain from another row with the same set
-    if rows.slots is None or tokens >= tile.block_m:
+    if rows.slots is None or tokens >= tile.block_m or batch > MOST_ROWS:
         return (None, None, None), programs
     return Segments.of(rows.slots, tokens, tile.block_m), programs
 

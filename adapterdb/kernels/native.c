@@ -20,6 +20,7 @@ typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef int16_t shorts __attribute__((vector_size(2 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(LANES)));
 
 /* Fields are in the order of native.py's Bank. */
@@ -65,9 +66,10 @@ INLINE floats load(const char *p, int64_t at, int dtype) {
         memcpy(&v, p + 2 * at, sizeof v);
         return (floats)(__builtin_convertvector(v, words) << 16);
     }
-    bytes v;
+    bytes v; /* in two steps, which GCC 12 has instructions for */
     memcpy(&v, p + at, sizeof v);
-    return __builtin_convertvector(__builtin_convertvector(v, ints), floats);
+    return __builtin_convertvector(
+        __builtin_convertvector(__builtin_convertvector(v, shorts), ints), floats);
 }
 
 /* The nearest bfloat16 of each number, ties to even, in the lower half. */

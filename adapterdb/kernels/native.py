@@ -34,7 +34,7 @@ _BANK = Struct("@2P4q3P4q")
 _GATE = Struct("@8Pq2Pq")
 
 # Where it was measured faster than torch (benchmarks/bench_kernels.py, one thread, 16 runs of 6 or
-# 24 rank rows): float32 by 1.1 to 1.5 at one or two tokens in a run and even at about four, bfloat16
+# 24 rank rows): float32 by 1.1 to 1.5 at one or two tokens in a run, even at about four, bfloat16
 # by 3 to 7 at one and 2 at eight. It keeps one thread busy, so beyond this many numbers for each
 # other thread the products of torch win.
 MOST_TOKENS = {torch.float32: 4, torch.bfloat16: 8}
@@ -99,8 +99,8 @@ def add(p: Products) -> Tensor:
     out = p.y if p.writable else p.y.clone(memory_format=torch.contiguous_format)
     rows = len(p.a) if p.slots is None else len(p.x)
     x = p.x.reshape(rows, -1, p.x.shape[-1]).contiguous()
-    kept = [_float(p.weights), _float(p.a_scale), _float(p.b_scale)]
-    weights, a_scale, b_scale = kept
+    given = (p.weights, p.a_scale, p.b_scale)
+    weights, a_scale, b_scale = (None if t is None else as_floats(t) for t in given)
     slots = None if p.slots is None else _checked(p.slots, len(p.a))
     ranks = None if p.ranks is None else p.ranks.contiguous()
     bank = _bank(p.a, p.b, _at(ranks), _at(a_scale), _at(b_scale))
@@ -182,8 +182,9 @@ def _checked(slots: Tensor, bank_rows: int) -> Tensor:
     return slots.contiguous()
 
 
-def _float(t: Tensor | None) -> Tensor | None:
-    return None if t is None else t.to(torch.float32).contiguous()
+def as_floats(t: Tensor) -> Tensor:
+    """Contiguous float32."""
+    return t.detach().to(torch.float32).contiguous()
 
 
 def _at(t: Tensor | None) -> int:

@@ -23,7 +23,7 @@ class Quantized(NamedTuple):
 
 
 def quantize(bank: Tensor) -> Quantized:
-    """The nearest int8 bank to finite factors ``(..., R, H)``; ``numbers * scale`` is about them."""
+    """The nearest int8 bank to finite factors ``(..., R, H)``."""
     wide = bank.float()
     scale = wide.abs().amax(-1) / 127
     steps = wide / scale.clamp(min=torch.finfo(torch.float32).tiny)[..., None]

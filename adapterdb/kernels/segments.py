@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MOST_ROWS = 1024  # every row is compared with every other
+
 
 class Segments(NamedTuple):
     """Tiles over the tokens of a batch whose rows are sorted by their sets of slots.

@@ -29,7 +29,7 @@ def add_loop(p: Products) -> Tensor:
     """One slot after the other."""
     y, x = p.y.reshape(-1, p.y.shape[-1]).clone(), p.x.reshape(-1, p.x.shape[-1])
     pairs = _pairs(p)
-    for slot in pairs.slots.unique().tolist():
+    for slot in sorted(set(pairs.slots.tolist())):
         chosen = pairs.slots == slot
         tokens = pairs.tokens[chosen]
         rank = p.a.shape[1] if p.ranks is None else int(p.ranks[slot])

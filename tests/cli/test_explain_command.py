@@ -27,14 +27,21 @@ def test_stored_answers_are_explained(run: Run, made_home: Path, stored: Path) -
     """A plan tree, shares and log-probabilities for people; the record for programs."""
     shown = run("explain", stored, "-d", made_home)
     assert shown.exit_code == 0, shown.output
-    for words in ("answer  mode hybrid", "└── decode", "act  cat of 2 deltas", "load", "search",
-                  "vector", "prompt  with text", "share", "nats", "harbour.md@1", QUESTION):  # fmt: skip
-        assert words in shown.stdout
+    steps = (
+        "answer  mode hybrid",
+        "└── decode",
+        "act  cat of 1 delta, slots",
+        "load",
+        "search",
+        "vector",
+    )
+    for words in (*steps, "prompt  with text", "share", "nats", "harbour.md@1", QUESTION):
+        assert words in shown.stdout, shown.stdout
     lines = run("explain", stored, "--json", "-d", made_home).stdout.splitlines()
     first, second = (json.loads(line) for line in lines)
     assert (first["question"], second["question"]) == (QUESTION, "What hangs?")
     assert first["plan"]["name"] == "answer"
-    assert len(first["attribution"]["sources"]) == len(first["mixture"]) == 2
+    assert len(first["attribution"]["sources"]) == len(first["mixture"]) == 1
 
 
 def test_one_answer_a_list_and_standard_input(
@@ -88,3 +95,19 @@ def test_a_deleted_document_is_named(run: Run, home: Path, stored: Path) -> None
     shown = run("explain", stored, "-d", home)
     assert shown.exit_code == 0, shown.output
     assert "of harbour.md@1 has been deleted or forgotten since" in shown.stderr
+
+
+def test_an_answer_is_explained_when_it_is_given(run: Run, made_home: Path) -> None:
+    """Text, then why; in JSON both together, as 'adb explain' takes them, too. Streamed alike."""
+    words = ("ask", QUESTION, "--mode", "adapter", *SHORT, "--explain", "-d", made_home)
+    for stream in ("--stream", "--no-stream"):
+        shown = run(*words, stream)
+        assert shown.exit_code == 0, shown.output
+        bare = run("ask", QUESTION, "--mode", "adapter", *SHORT, "--no-sources", "-d", made_home)
+        assert shown.stdout.startswith(bare.stdout)
+        assert "└── decode  1 question in the batch" in shown.stdout
+        assert "log-probability of" in shown.stdout
+    both = json.loads(run(*words, "--json").stdout)
+    assert list(both) == ["answer", "explanation"]
+    again = run("explain", "-", "--json", "-d", made_home, stdin=json.dumps(both))
+    assert json.loads(again.stdout)["attribution"] == both["explanation"]["attribution"]

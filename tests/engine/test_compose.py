@@ -83,7 +83,7 @@ def test_every_composition_weighs_as_it_is_defined(composition: Composition) -> 
     own = [w for _, w in compose(hits, composition).parts]
     if composition == "single":
         assert own == [1.0]
-    elif composition in ("gradient", "ties", "dare_ties", "arrow", "gate"):
+    elif composition in ("gradient", "orthogonal", "ties", "dare_ties", "arrow", "gate"):
         assert own == [1.0] * 3
     elif composition == "mean":
         assert own == [1 / 3] * 3

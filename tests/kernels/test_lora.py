@@ -9,6 +9,7 @@ from torch import Tensor
 from adapterdb.errors import InvalidInput
 from adapterdb.kernels import add_lora
 
+
 def problem(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y (3, 5, 7), x (3, 5, 6), a (6, 2, 6), b (6, 2, 7)."""
     g = torch.Generator().manual_seed(0)

@@ -46,7 +46,7 @@ def test_a_slot_beyond_the_bank_is_refused() -> None:
 
 @needs_c
 def test_bfloat16_rounds_to_nearest_even() -> None:
-    """y + 0 is y for every bfloat16, and sums round as torch rounds them, infinities and NaN too."""
+    """y + 0 is y for every bfloat16, infinities and NaN too, and sums round as torch rounds."""
     bits = torch.arange(-(2**15), 2**15).to(torch.int16)
     y = bits.view(torch.bfloat16).view(1, 1, -1)
     nothing = torch.zeros(1, 1, 8, dtype=torch.bfloat16)

@@ -242,6 +242,18 @@ def test_gradients_with_mixed_ranks_and_int8(device: str) -> None:
     assert_gradients_hold(problem)
 
 
+def test_rows_beyond_the_rank_learn_nothing_from_h(device: str) -> None:
+    """Whatever a gate makes of all numbers of h, those of rows that don't count pass nothing on."""
+    given = Problem(device, MANY).slots(POPULARITY["skewed"]).given
+    ranks = torch.tensor([1, 3, 0, 2, 3, 1], device=device)
+    a = given["a"].requires_grad_()
+    h = fused.shrink(given["x"], a, fused.Bank(given["slots"], 2, ranks))
+    (grad,) = torch.autograd.grad(h.sum(), a)
+    beyond = torch.arange(R, device=device) >= ranks[:, None]
+    assert (grad[beyond] == 0).all()
+    assert (grad[:2][~beyond[:2]] != 0).all()  # entries that the slots name
+
+
 @pytest.mark.parametrize("tokens", [2, MANY])
 def test_gradients_have_gradients(device: str, tokens: int) -> None:
     """Learning through a step of learning asks for the gradient of a gradient."""
