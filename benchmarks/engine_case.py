@@ -320,4 +320,5 @@ def generated(model: Any, prompts: Tokens, new: int, **more: Any) -> Tokens:
             input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
             max_new_tokens=new, eos_token_id=None, pad_token_id=0, **more,
         )  # fmt: skip
-    return said[:, given.shape[1] :].tolist()
+    found: Tokens = said[:, given.shape[1] :].tolist()
+    return found

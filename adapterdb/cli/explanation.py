@@ -22,17 +22,15 @@ def print_explanation(explanation: Explanation) -> None:
     _print_plan(explanation.plan)
     if explanation.mixture and explanation.attribution is None:
         click.echo()
-        rows = [(p.weight, p.document, p.delta_id[:12]) for p in explanation.mixture]
-        print_table(("weight", "document", "delta"), rows)
+        parts = [(p.weight, p.document, p.delta_id[:12]) for p in explanation.mixture]
+        print_table(("weight", "document", "delta"), parts)
     if explanation.attribution is not None:
         _print_shares(explanation)
     if explanation.gates:
         click.echo()
-        names = [p.delta_id[:12] for p in explanation.mixture]
-        width = len(explanation.gates[0].weights)
-        print_table(
-            ("layer", *names[:width]), [(use.layer, *use.weights) for use in explanation.gates]
-        )
+        names = [delta_id[:12] for delta_id, _ in explanation.gates[0].weights]
+        rows = [(use.layer, *(weight for _, weight in use.weights)) for use in explanation.gates]
+        print_table(("layer", *names), rows)
     for note in explanation.notes:
         print_note(f"note: {note}")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from adapterdb.answers import GATES, Mixture
 from adapterdb.engine.registered import Registered
 from adapterdb.engine.runtime import Runtime
-from adapterdb.engine.steps import left_padded
+from adapterdb.engine.steps import last_position, left_padded
 from adapterdb.kernels import Gated
 from adapterdb.records import Record
 
@@ -69,10 +69,10 @@ class Attribution(Record):
 
 @dataclass(frozen=True)
 class LayerUse(Record):
-    """How a gate used its deltas in one layer: mean weight of each, in the mixture's order."""
+    """How a gate used its deltas in one layer: mean weights over tokens and linears, by id."""
 
     layer: int
-    weights: tuple[float, ...]
+    weights: tuple[tuple[str, float], ...]
 
 
 class Leaned(NamedTuple):
@@ -184,7 +184,7 @@ class Attributor:
                 attention_mask=mask,
                 position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
                 use_cache=False,
-                logits_to_keep=len(said),
+                logits_to_keep=torch.arange(-len(said), 0, device=self.runtime.base.device),
             ).logits[:, -len(said) :]
             found = logits.float().log_softmax(-1)
         chosen = found.gather(-1, wanted.expand(len(variants), -1, -1))
@@ -207,8 +207,9 @@ class Attributor:
             self.runtime.acting([case.mixture], self.registered, watch=watch) as model,
             torch.inference_mode(),
         ):
-            model(input_ids=ids, use_cache=False, logits_to_keep=1)
+            model(input_ids=ids, use_cache=False, logits_to_keep=last_position(ids.device))
+        names = [delta_id for delta_id, _ in case.mixture.parts]
+        means = {layer: torch.stack(found).mean(0).tolist() for layer, found in layers.items()}
         return tuple(
-            LayerUse(layer, tuple(torch.stack(found).mean(0).tolist()))
-            for layer, found in sorted(layers.items())
+            LayerUse(layer, tuple(zip(names, means[layer], strict=True))) for layer in sorted(means)
         )

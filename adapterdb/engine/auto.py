@@ -46,6 +46,11 @@ def better(
     return other if expected[other] - tolerance > judged else None
 
 
+def within(found: Sequence[Found], k: int) -> list[Found]:
+    """The hits a fixed mode would use: of the first ``k``, those that were near enough."""
+    return [entry for entry in found if entry.hit.rank <= k]
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which mode a question is asked in first.
@@ -103,16 +108,16 @@ class Auto:
         ]
 
     def _choice(self, question: str, found: Sequence[Found], k: int, ms: float) -> Choice:
-        known = self._calibration
-        if not found:
-            return Choice("base", found, NOTHING_RELEVANT, (), {}, ms)
+        known, used = self._calibration, within(found, k)
+        if not used:
+            return Choice("base", used, NOTHING_RELEVANT, (), {}, ms)
         if known is None:
-            return Choice(UNCALIBRATED, found[:k], NOT_CALIBRATED, (), {}, ms)
+            return Choice(UNCALIBRATED, used, NOT_CALIBRATED, (), {}, ms)
         retrieval = retrieval_features(question, [entry.hit for entry in found], k)
         expected = known.expected(retrieval)
         mode = cheapest(expected, known.milliseconds, known.tolerance)
         note = f"auto: {mode}, expected F1 {expected[mode]:.2f} ({_others(mode, expected)})"
-        return Choice(mode, found[:k], note, retrieval, expected, ms)
+        return Choice(mode, used, note, retrieval, expected, ms)
 
     def ask_many(self, questions: Sequence[str], options: AskOptions) -> list[Answer]:
         """Answers in the order of the questions, in at most two batches of each mode."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from adapterdb.answers import MODES, Answer, Mode
 from adapterdb.engine.answer import Answerer
-from adapterdb.engine.auto import Ask, Find, better, cheapest
+from adapterdb.engine.auto import Ask, Find, better, cheapest, within
 from adapterdb.engine.calibration import (
     CONFIDENCE,
     MORE,
@@ -129,7 +129,7 @@ def measure(
         InvalidInput: if something is found for fewer than 20 questions.
     """
     found = find([q.question for q in questions], options)
-    used = [i for i, hits in enumerate(found) if hits]
+    used = [i for i, hits in enumerate(found) if within(hits, k)]
     if len(used) < MIN_QUESTIONS:
         raise InvalidInput(
             f"something relevant is stored for {len(used)} of {len(questions)} questions;"
@@ -171,7 +171,7 @@ def _ask_all(
         for m, mode in enumerate(MODES):
             began = time.perf_counter()
             asked = [questions[i].question for i in part]
-            hits = [found[i][:k] for i in part]
+            hits = [within(found[i], k) for i in part]
             answers[m] += ask(asked, replace(options, mode=mode), hits)
             ms[m] += [1e3 * (time.perf_counter() - began) / len(part)] * len(part)
             if on_progress is not None:

@@ -35,16 +35,17 @@ def retrieval_features(question: str, hits: Sequence[Hit], k: int) -> list[float
     in one list, 2 for both), and logarithms of lengths in words.
 
     Args:
-        hits: best first, at least one; beyond ``k`` only to compare with.
+        hits: best first; those of a rank beyond ``k``, which is not the first's, are only there to
+            compare with.
         k: hits the answer would lean on.
     """
-    used = [hit.similarity for hit in hits[:k]]
-    best = max(range(len(used)), key=used.__getitem__)
-    others = [hit.similarity for i, hit in enumerate(hits) if i != best]
+    used = [hit for hit in hits if hit.rank <= k]
+    best = max(used, key=lambda hit: hit.similarity)
+    others = [hit.similarity for hit in hits if hit is not best]
     return [
-        used[best],
-        used[best] - max(others, default=0.0),
-        sum(used) / len(used),
+        best.similarity,
+        best.similarity - max(others, default=0.0),
+        sum(hit.similarity for hit in used) / len(used),
         hits[0].score / _SCORE_UNIT,
         math.log1p(len(question.split())),
         math.log1p(len(hits[0].text.split())),

@@ -64,7 +64,7 @@ class Explanation(Record):
     Args:
         plan: the last step first.
         mixture: the deltas that acted, in order.
-        gates: mean weight of each of those that are left, layer by layer; empty without a gate.
+        gates: how those that are left were used, layer by layer; empty without a gate.
         attribution: None where nothing is left to attribute.
         notes: what could not be explained, and what is no longer as it was.
     """

@@ -40,6 +40,7 @@ def search(
     kind: SearchKind = "hybrid",
     as_of: int | None = None,
     vector: Vector | None = None,
+    more: int = 0,
 ) -> list[Found]:
     """The ``k`` passages that fit the question best, best first; fewer if fewer are stored.
 
@@ -49,6 +50,8 @@ def search(
         kind: ``vector`` (cosine), ``text`` (BM25) or ``hybrid`` (both, fused).
         as_of: search what was stored as of this change; None means now.
         vector: of the question, unit ``(D,)``; None: embedded here.
+        more: hits beyond ``k``, out of the same lists, so that the first ``k`` are what they are
+            without (deeper lists would be fused to another order).
 
     Raises:
         InvalidInput: for a question, ``k``, namespace or kind that isn't allowed.
@@ -70,7 +73,8 @@ def search(
         vector = embedder.encode([question])[0]
     if kind != "text":
         lists.append(store.search_vectors(namespace, vector, depth, **scope))
-    ranked = fuse(lists)[:k] if kind == "hybrid" else [(s.passage, s.score) for s in lists[0][:k]]
+    single = [(scored.passage, scored.score) for scored in lists[0]]
+    ranked = (fuse(lists) if kind == "hybrid" else single)[: k + more]
     similar = store.similarities(vector, [passage.passage_id for passage, _ in ranked], as_of)
     ranked = [entry for entry in ranked if entry[0].passage_id in similar]  # not deleted meanwhile
     return [

@@ -111,3 +111,14 @@ def test_an_answer_is_explained_when_it_is_given(run: Run, made_home: Path) -> N
     assert list(both) == ["answer", "explanation"]
     again = run("explain", "-", "--json", "-d", made_home, stdin=json.dumps(both))
     assert json.loads(again.stdout)["attribution"] == both["explanation"]["attribution"]
+
+
+def test_a_gates_choices_are_a_table_of_layers(run: Run, made_home: Path) -> None:
+    words = ("--adapter", "kettle.txt", "--adapter", "harbour.md", "--compose", "arrow")
+    shown = run("ask", "q?", "--mode", "adapter", *words, *SHORT, "--explain", "-d", made_home)
+    assert shown.exit_code == 0, shown.output
+    assert "arrow of 2 deltas" in shown.stdout
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    head = next(i for i, cells in enumerate(lines) if cells[:1] == ["layer"])
+    assert len(lines[head]) == 3
+    assert [cells[0] for cells in lines[head + 1 : head + 3]] == ["0", "1"]

@@ -13,6 +13,7 @@ from adapterdb import AdapterDB, Config, Document, LoadOptions, LoraSpec
 from adapterdb.answers import COMPOSITIONS, Composition, Dials, Mixture
 from adapterdb.engine.attribution import Attributor, Case, Leaned, Variant
 from adapterdb.engine.remake import registered_of
+from adapterdb.training.gate.bank import GateBank, gate_size
 from adapterdb.training.start import Start
 
 QUESTION = "Where does the ferry leave?"
@@ -23,7 +24,7 @@ TEXTS = ("The ferry leaves at nine from the north quay.", "The quay is of oak.",
 def db(
     tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AdapterDB]:
-    """A home of three documents whose deltas change a lot."""
+    """A home of three documents whose deltas change a lot, with a gate over two of them."""
     config = Config(base=str(tiny_folder("llama")), lora=LoraSpec(rank=2), delta_dtype="float32")
     path = tmp_path_factory.mktemp("attribution") / "home"
     with AdapterDB.create(path, config, options=LoadOptions(dtype="float32")) as made:
@@ -31,6 +32,13 @@ def db(
         for i, text in enumerate(TEXTS):
             row = torch.randn(made._home.layout.size) * 0.05
             made.put(row, text=text, name=f"d{i}", title=f"T{i}")
+        layout = made._home.layout
+        ids = tuple(made.deltas(f"d{i}")[0].id for i in (0, 2))
+        gate = GateBank(
+            ids, torch.randn(2, gate_size(layout)), torch.ones(len(layout.sites), 2),
+            1, 1.0, layout.fingerprint,
+        )  # fmt: skip
+        made._home.shared.keep("gate", gate.to_tensors(), fingerprint=gate.fingerprint)
         yield made
 
 
@@ -61,7 +69,7 @@ def alone(db: AdapterDB, used: Attributor, variant: Variant, said: tuple[int, ..
     return total
 
 
-@pytest.mark.parametrize("composition", [c for c in COMPOSITIONS if c not in ("gradient", "gate")])
+@pytest.mark.parametrize("composition", [c for c in COMPOSITIONS if c != "gradient"])
 def test_shares_are_those_of_separate_passes(db: AdapterDB, composition: Composition) -> None:
     """Whatever the composition: the mixture without a part, its other weights as they were."""
     asked = case(db, composition)
@@ -155,11 +163,12 @@ def test_gate_use_is_the_mean_weight_in_each_layer(db: AdapterDB) -> None:
     used = attributor(db, asked)
     layers = used.gate_use(asked)
     assert [use.layer for use in layers] == [0, 1]
-    assert all(sum(use.weights) == pytest.approx(1) for use in layers)
-    assert all(len(use.weights) == 2 for use in layers)
+    names = [delta_id for delta_id, _ in asked.mixture.parts]
+    assert all([delta_id for delta_id, _ in use.weights] == names for use in layers)
+    assert all(sum(weight for _, weight in use.weights) == pytest.approx(1) for use in layers)
     every = replace(
         asked, mixture=replace(asked.mixture, dials=Dials(top_k=2, gate_temperature=1e6))
     )
-    even = [weight for use in used.gate_use(every) for weight in use.weights]
+    even = [weight for use in used.gate_use(every) for _, weight in use.weights]
     assert even == pytest.approx([0.5] * 4, abs=1e-3)
     assert used.gate_use(case(db, "cat")) == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -144,6 +145,17 @@ def test_without_a_calibration_hybrid_answers_what_something_is_found_for(db: Ad
         assert (none.mode, none.note, none.sources) == ("base", NOTHING_RELEVANT, ())
 
 
+def test_what_is_not_near_enough_is_not_made_up_for(db: AdapterDB) -> None:
+    """A bound on similarity leaves the hits a fixed mode has, though more were looked at."""
+    fixed = db.ask(QUESTIONS[0], mode="rag", k=2, generation=SHORT)
+    least = min(source.similarity for source in fixed.sources) + 1e-4
+    known = calibration({m: 0.9 if m == "rag" else 0.2 for m in MODES})
+    wanted = db.ask(QUESTIONS[0], mode="rag", k=2, min_similarity=least, generation=SHORT)
+    (found,) = auto(db, known).ask_many(QUESTIONS[:1], options(min_similarity=least))
+    assert len(fixed.sources) == 2
+    assert found.sources == wanted.sources != fixed.sources
+
+
 def test_the_homes_newest_calibration_is_what_auto_goes_by(db: AdapterDB) -> None:
     """Asked or streamed; a stream asks only once."""
     for mode in ("rag", "adapter"):
@@ -157,3 +169,43 @@ def test_the_homes_newest_calibration_is_what_auto_goes_by(db: AdapterDB) -> Non
         assert last.answer is not None
         assert last.answer.mode == mode
         assert "then" not in last.answer.note
+
+
+def test_looking_further_changes_none_of_the_hits_that_are_used(
+    tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The first k are those of a fixed mode; deeper lists would fuse to others."""
+    config = Config(base=str(tiny_folder("llama")), lora=LoraSpec(rank=1), delta_dtype="float32")
+    chance = random.Random(0)
+    words = [
+        "ferry",
+        "quay",
+        "oak",
+        "harbour",
+        "salt",
+        "kettle",
+        "law",
+        "island",
+        "boat",
+        "light",
+        "stone",
+        "north",
+    ]
+    with AdapterDB.create(tmp_path / "home", config, options=LoadOptions(dtype="float32")) as made:
+        row = torch.zeros(made._home.layout.size)
+        for i in range(30):
+            made.put(row, text=" ".join(chance.choices(words, k=12)), name=f"d{i}")
+        planner = made._home.answerer.planner
+        questions = [" ".join(chance.sample(words, 3)) for _ in range(20)]
+        asked, deeper = AskOptions(k=1), AskOptions(k=1 + MORE)
+        few, many, deep = (
+            [[entry.hit.passage_id for entry in found] for found in lists]
+            for lists in (
+                planner.find(questions, asked),
+                planner.find(questions, asked, more=MORE),
+                planner.find(questions, deeper),
+            )
+        )
+        assert [found[:1] for found in many] == few
+        assert {len(found) for found in many} == {1 + MORE}
+        assert [found[:1] for found in deep] != few

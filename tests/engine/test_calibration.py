@@ -20,8 +20,9 @@ from adapterdb.errors import InvalidInput
 from adapterdb.records import Hit
 
 
-def hit(similarity: float, score: float = 1 / 61, text: str = "one two three") -> Hit:
-    return Hit(1, "0" * 32, "lora", "default", "d", 1, "", 0, 9, text, similarity, score, 1)
+def hit(rank: int, similarity: float, score: float = 1 / 61) -> Hit:
+    text = "one two three"
+    return Hit(rank, "0" * 32, "lora", "default", "d", 1, "", 0, 9, text, similarity, score, rank)
 
 
 def answer(mode: Mode = "rag", *, logprob: float | None = -0.5, tokens: int = 4) -> Answer:
@@ -44,7 +45,7 @@ def calibration(seed: int = 0) -> Calibration:
 
 def test_retrieval_features_say_how_far_the_best_hit_stands_out() -> None:
     """The margin is over all other hits, used or not; the mean is of those used."""
-    hits = [hit(0.5, 2 / 61), hit(0.7), hit(0.6), hit(0.1)]
+    hits = [hit(1, 0.5, 2 / 61), hit(2, 0.7), hit(3, 0.6), hit(4, 0.1)]
     found = dict(zip(RETRIEVAL, retrieval_features("What is it?", hits, 2), strict=True))
     assert found == pytest.approx({
         "similarity": 0.7, "margin": 0.1, "mean": 0.6, "score": 2,
@@ -52,6 +53,8 @@ def test_retrieval_features_say_how_far_the_best_hit_stands_out() -> None:
     })  # fmt: skip
     alone = dict(zip(RETRIEVAL, retrieval_features("q", hits[:1], 1), strict=True))
     assert alone["margin"] == pytest.approx(0.5)
+    far = [hit(1, 0.5), hit(3, 0.9)]  # the second was not near enough
+    assert retrieval_features("q", far, 2)[:3] == pytest.approx([0.5, -0.4, 0.5])
 
 
 def test_confidence_of_an_empty_answer_is_a_number() -> None:

@@ -174,10 +174,18 @@ def test_a_version_that_has_been_replaced_can_still_be_explained(db: AdapterDB) 
 
 
 def test_gates_are_shown_layer_by_layer(db: AdapterDB) -> None:
-    found = db.explain(ask(db, "adapter", compose="arrow"))
+    """Each delta by its id, also when one of them is gone."""
+    answer = ask(db, "adapter", compose="arrow")
+    found = db.explain(answer)
     assert [use.layer for use in found.gates] == [0, 1]
-    assert all(sum(use.weights) == pytest.approx(1) for use in found.gates)
+    for use in found.gates:
+        assert [i for i, _ in use.weights] == [part.delta_id for part in found.mixture]
+        assert sum(weight for _, weight in use.weights) == pytest.approx(1)
     assert "arrow of 3 deltas" in nodes(found.plan)["act"].detail
+    gone = answer.sources[0]
+    db.delete(gone.document)
+    left = [i for i, _ in answer.mixture.parts if i != gone.delta_id]
+    assert [i for i, _ in db.explain(answer).gates[0].weights] == left
 
 
 def test_explaining_leaves_nothing_behind(db: AdapterDB) -> None:

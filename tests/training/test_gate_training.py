@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from adapterdb.training.gate.objective import (
     GateSettings,
     RoutedSequence,
     factors_of,
+    joined,
     learned_gates,
     positions,
     route,
@@ -258,6 +260,36 @@ def test_arrow_is_brought_to_the_learned_logits(
                 (z - z.mean(-1, keepdim=True)).square().mean().sqrt() for z in (arrow, learned)
             ]
             assert float(spreads[0]) == pytest.approx(float(spreads[1]), rel=1e-3)
+
+
+def test_texts_of_several_tasks_teach_gates_to_switch(
+    made: tuple[BaseModel, AdaptedModel],
+) -> None:
+    """Every question is in one text once; only answers carry loss; every token keeps its delta."""
+    base, adapted = made
+    alone = routed_sequences(TASKS, base.encoder, PLACES, mask="answer")
+    texts = joined(alone, 3, 120, 5)
+    assert 1 < max(len(set(text.experts)) for text in texts) <= 3
+    assert all(len(text.ids) <= 120 for text in texts)
+    assert positions(texts)[0] == positions(alone)[0]
+    pieces = []
+    for text in texts:
+        starts = [0, *(first for first, _ in text.silent), len(text.ids)]
+        for begin, end in itertools.pairwise(starts):
+            assert len(set(text.experts[begin:end])) == 1
+            pieces.append((text.ids[begin:end], text.experts[begin]))
+    assert sorted(pieces) == sorted((s.ids, s.experts[0]) for s in alone)
+    layout = adapted.layout
+    acting = (
+        factors_of(layout, stacked(experts_of(adapted))),
+        learned_gates(layout, torch.zeros(3, gate_size(layout)), 2, 1.0),
+    )
+    found, _ = route(adapted, *acting, texts[:3])
+    assert (found.said, found.sent) == positions(texts[:3])
+    result = train_gate(
+        adapted, base.encoder, experts_of(adapted), TASKS, ASIDE, replace(QUICK, turns=3)
+    )
+    assert result.facts["examples"] < len(TASKS)
 
 
 def test_what_cannot_be_learned_is_named(made: tuple[BaseModel, AdaptedModel]) -> None:

@@ -41,11 +41,13 @@ class RoutedSequence:
     """Token ids, from which position on they carry loss, and for each the delta it belongs to.
 
     ``experts`` are places in the bank, as many as ``ids``; -100 for a token of none of them.
+    ``silent`` are stretches ``[first, last)`` after ``loss_from`` that carry no loss.
     """
 
     ids: tuple[int, ...]
     loss_from: int
     experts: tuple[int, ...]
+    silent: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class GateSettings:
         schedule: of the learning rate.
         clip: largest norm of the gradient; 0 for none.
         batch: sequences in a step. at_once: in one forward.
+        turns: questions in one text, 1 to this many at random, each followed by its answer: with
+            more than one the gates see tasks change, as in composite questions.
         per_task: at most this many questions of a task, evenly spaced; 0 for all.
         epochs: over all of them; max_steps, minutes: instead of it where not 0.
         evaluate_every: steps between evaluations on the set-aside questions; 0 means each epoch.
@@ -88,6 +92,7 @@ class GateSettings:
     clip: float = 0.3
     batch: int = 32
     at_once: int = 8
+    turns: int = 1
     per_task: int = 0
     epochs: int = 1
     max_steps: int = 0
@@ -103,7 +108,7 @@ class GateSettings:
         for key in ("gate_weight", "init_scale", "lr", "delta_lr", "weight_decay", "clip",
                     "minutes"):  # fmt: skip
             check_number(where + key, getattr(self, key), 0.0, 1e6)
-        for key in ("top_k", "batch", "at_once", "epochs", "evaluate_on"):
+        for key in ("top_k", "batch", "at_once", "turns", "epochs", "evaluate_on"):
             check_int(where + key, getattr(self, key), 1, 10**6)
         for key in ("max_steps", "evaluate_every", "max_tokens", "per_task", "seed"):
             check_int(where + key, getattr(self, key), 0, 2**40)
@@ -154,6 +159,41 @@ def routed_sequences(
     return [s for s in found if len(s.ids) > max(s.loss_from, 1)]
 
 
+def joined(
+    sequences: Sequence[RoutedSequence], turns: int, longest: int, seed: int
+) -> list[RoutedSequence]:
+    """Texts of 1 to ``turns`` sequences one after the other, each sequence once, in random order.
+
+    Args:
+        longest: tokens of a text, where it isn't a single sequence anyway.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(sequences), generator=generator).tolist()
+    found: list[list[RoutedSequence]] = []
+    room = 0
+    for place in order:
+        one = sequences[place]
+        if not room or sum(len(s.ids) for s in (*found[-1], one)) > longest:
+            found.append([])
+            room = int(torch.randint(1, turns + 1, (1,), generator=generator))
+        found[-1].append(one)
+        room -= 1
+    return [_chained(group) for group in found]
+
+
+def _chained(group: Sequence[RoutedSequence]) -> RoutedSequence:
+    """One sequence of all; the later ones' prompts are silent."""
+    silent, at = [], 0
+    for sequence in group:
+        if at and sequence.loss_from:
+            silent.append((at, at + sequence.loss_from))
+        at += len(sequence.ids)
+    return RoutedSequence(
+        tuple(i for s in group for i in s.ids), group[0].loss_from,
+        tuple(expert for s in group for expert in s.experts), tuple(silent),
+    )  # fmt: skip
+
+
 def factors_of(layout: DeltaLayout, rows: Tensor) -> Factors:
     """``a (1, N*R, H1)`` and ``b (1, N*R, H2)`` of factor rows ``(N, P)`` for every site."""
     return [(a.flatten(0, 1)[None], b.flatten(0, 1)[None]) for a, b in layout.views(rows)]
@@ -195,6 +235,9 @@ def route(
     """
     device = next(adapted.model.parameters()).device
     ids, mask, labels = pad([TokenSequence(s.ids, s.loss_from) for s in sequences], device)
+    for row, sequence in enumerate(sequences):
+        for first, last in sequence.silent:
+            labels[row, first - 1 : last - 1] = NONE
     wanted = _experts(sequences, ids.shape[1]).to(device).flatten()
     kept = wanted != NONE
     right = torch.zeros(len(gates), dtype=torch.int64, device=device)
@@ -220,6 +263,7 @@ def route(
 def positions(sequences: Sequence[RoutedSequence]) -> tuple[int, int]:
     """How many tokens carry the language model's loss, and how many positions the gates'."""
     said = sum(max(0, len(s.ids) - max(s.loss_from, 1)) for s in sequences)
+    said -= sum(last - first for s in sequences for first, last in s.silent)
     return said, sum(expert != NONE for s in sequences for expert in s.experts[1:])
 
 

@@ -29,6 +29,7 @@ from adapterdb.training.gate.objective import (
     Routed,
     RoutedSequence,
     factors_of,
+    joined,
     learned_gates,
     positions,
     route,
@@ -133,6 +134,11 @@ def train_gate(
         )
         for examples in (_capped(tasks, settings.per_task), spread(held_out, settings.evaluate_on))
     )
+    if settings.turns > 1:
+        longest = settings.max_tokens or encoder.max_length
+        learned, aside = (
+            joined(x, settings.turns, longest, settings.seed) for x in (learned, aside)
+        )
     if not learned:
         raise InvalidInput("no example has a token to learn from once it is cut to max_tokens")
     run = _Run(adapted, experts, learned, aside, settings)
