@@ -68,9 +68,10 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_programs_and_tests_that_hold_a_method_exist() -> None:
-    """Every path that ``docs/methods.md`` names in code is there."""
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    named = re.findall(r"`((?:tests|benchmarks|training)/[\w/]+(?:\.py)?)`", text)
-    assert len(named) > 20
+    """Every path that ``docs/methods.md`` and ``docs/engine.md`` name in code is there."""
+    pages = (ROOT / "docs" / f"{name}.md" for name in ("methods", "engine"))
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    named = re.findall(r"`((?:tests|benchmarks|gpu|training)/[\w/]+(?:\.py)?)`", text)
+    assert len(named) > 40
     places = (ROOT, ROOT / "adapterdb")
     assert [n for n in named if not any((place / n).exists() for place in places)] == []

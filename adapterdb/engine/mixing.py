@@ -133,6 +133,8 @@ class Mixing:
         offset = torch.zeros(*shape, len(layout.sites), device=device)
         width = sum(site.in_features for site in layout.sites)
         use = learned if any(m.composition == "gate" for m in self.mixtures) else None
+        if use is not None:
+            use.check_layout(layout)
         vectors = None if use is None else torch.zeros(*shape, width, device=device)
         for b, (mixture, parts) in enumerate(zip(self.mixtures, self.parts, strict=True)):
             live[b, : len(parts)] = True
