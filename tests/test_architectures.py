@@ -85,4 +85,5 @@ def test_family_can_be_adapted_trained_and_decoded(family: str) -> None:
             given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=6,
             eos_token_id=None, pad_token_id=0,
         )  # fmt: skip
-        assert [one.token for step in steps if (one := step[row])] == said[0, len(prompt) :].tolist()
+        ours = [one.token for step in steps if (one := step[row])]
+        assert ours == said[0, len(prompt) :].tolist()
