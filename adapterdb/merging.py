@@ -139,7 +139,7 @@ class Merger:
             raise InvalidInput("the mixture is empty: it would change nothing")
         check_new_folder(folder)
         rows, weights = self._acting(mixture, [home.store.delta(i) for i, _ in mixture.parts])
-        with home.runtime.lock:  # a running answer may have folded something in
+        with home.runtime.lock:  # inside it nothing is folded into the weights
             model = copy.deepcopy(home.base.model).float()
         for index, site in enumerate(layout.sites):
             module = model.get_submodule(site.name)

@@ -1,4 +1,4 @@
-"""Folding: one mixture added into copies of the target weights, for as long as a ``with`` lasts.
+"""Folding: one mixture added into copies of the target weights.
 
 Semantics at each site: ``W' = W + scale * B @ A``, computed in float32 and rounded once to the
 dtype of W. The base's own tensors are set aside, never written: afterwards they are back, the very
@@ -7,9 +7,6 @@ same. Costs a copy of the target weights and saves the products at every token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -17,28 +14,35 @@ from adapterdb.adapted_model import Factors
 from adapterdb.layout import DeltaLayout
 
 
-@contextmanager
-def folded(
-    model: nn.Module, layout: DeltaLayout, factors: Factors, scale: float = 1.0
-) -> Iterator[nn.Module]:
-    """``model`` with the products of ``factors`` in its weights inside the block.
+class Fold:
+    """One mixture in copies of a model's weights: put in, taken out again, as often as needed.
 
     Args:
         factors: for each site ``a (1, R', H1)`` and ``b (1, R', H2)``: one mixture for all rows.
         scale: multiplies every product.
     """
-    modules = [model.get_submodule(site.name) for site in layout.sites]
-    own = [module.weight for module in modules]
-    originals = [weight.data for weight in own if isinstance(weight, Tensor)]
-    try:
-        for module, weight, (a, b) in zip(modules, originals, factors, strict=True):
-            assert isinstance(module.weight, Tensor)
-            module.weight.data = folded_weight(module, weight, a[0], b[0], scale)
-        yield model
-    finally:
-        for module, weight in zip(modules, originals, strict=True):
-            assert isinstance(module.weight, Tensor)
-            module.weight.data = weight
+
+    def __init__(
+        self, model: nn.Module, layout: DeltaLayout, factors: Factors, scale: float = 1.0
+    ) -> None:
+        self._own: list[tuple[nn.Parameter, Tensor]] = []
+        self._folded: list[Tensor] = []
+        for site, (a, b) in zip(layout.sites, factors, strict=True):
+            module = model.get_submodule(site.name)
+            weight = module.weight
+            assert isinstance(weight, nn.Parameter)
+            self._own.append((weight, weight.data))
+            self._folded.append(folded_weight(module, weight.data, a[0], b[0], scale))
+
+    def put_in(self) -> None:
+        """Let the model act with the mixture."""
+        for (parameter, _), folded in zip(self._own, self._folded, strict=True):
+            parameter.data = folded
+
+    def take_out(self) -> None:
+        """Let the model be the base again."""
+        for parameter, own in self._own:
+            parameter.data = own
 
 
 def folded_weight(module: nn.Module, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -7,9 +7,8 @@ base weights are never written.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +17,9 @@ from adapterdb.adapted_model import AdaptedModel, Factors, Watch
 from adapterdb.answers import GATES, Mixture
 from adapterdb.base_model import BaseModel
 from adapterdb.engine.costs import Chooser, Costs, How, Work, measure
-from adapterdb.engine.fold import folded
+from adapterdb.engine.fold import Fold
 from adapterdb.engine.mixing import Mixing
+from adapterdb.engine.model_lock import ModelLock
 from adapterdb.engine.registered import Registered
 from adapterdb.engine.slots import Loader, SlotPool
 from adapterdb.engine.workspace import Workspace
@@ -88,7 +88,7 @@ class Runtime:
         self.base = base
         self.layout = layout
         self.adapted = AdaptedModel(base.model, layout)
-        self.lock = threading.RLock()
+        self.lock = ModelLock()
         self.pool = SlotPool(slots, layout.size, dtype, base.device, load)
         self.chooser = Chooser()
         self.acted = Acted("base", 0, 0)
@@ -213,10 +213,15 @@ class Runtime:
             self.base.device,
         )
 
-    def _using(self, ready: _Ready, how: How, watch: Watch | None) -> AbstractContextManager[Any]:
+    @contextmanager
+    def _using(self, ready: _Ready, how: How, watch: Watch | None) -> Iterator[Any]:
         if how == "fold":
-            return folded(self.base.model, self.layout, ready.factors)
-        return self.adapted.using(ready.factors, gates=ready.gates, watch=watch)
+            fold = Fold(self.base.model, self.layout, ready.factors)
+            with self.lock.folding(fold), self.adapted.using(None) as model:
+                yield model
+        else:
+            with self.adapted.using(ready.factors, gates=ready.gates, watch=watch) as model:
+                yield model
 
     def _workspace(
         self, shape: tuple[int, int], stored: torch.dtype, after: ExitStack

@@ -6,11 +6,11 @@ its members (``Maker.make_clusters``). Reads no files, commits nothing, talks to
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class Workshop:
 
     base: BaseModel
     adapted: AdaptedModel
-    lock: threading.RLock
+    lock: AbstractContextManager[Any]
     start: Start
     recipe: Recipe
     embedder: Embedder

@@ -33,10 +33,10 @@ _TOKENS = Struct("@2P7qf")
 _BANK = Struct("@2P4q3P4q")
 _GATE = Struct("@8Pq2Pq")
 
-# Where it was measured faster than torch (benchmarks/bench_kernels.py, one thread, 16 runs of 6 or
-# 24 rank rows): float32 by 1.1 to 1.5 at one or two tokens in a run, even at about four, bfloat16
-# by 3 to 7 at one and 2 at eight. It keeps one thread busy, so beyond this many numbers for each
-# other thread the products of torch win.
+# Tokens in a run up to which it was faster than torch when tried on one thread, 16 runs of 6 or 24
+# rank rows (benchmarks/bench_kernels.py times one token): float32 by 1.1 to 1.5 at one or two,
+# bfloat16 by 3 to 7 at one and 2 at eight. It keeps one thread busy, so more than so many numbers
+# for each other thread are left to torch; that bound is a guess.
 MOST_TOKENS = {torch.float32: 4, torch.bfloat16: 8}
 MOST_NUMBERS = 4_000_000
 

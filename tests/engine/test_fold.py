@@ -19,6 +19,7 @@ from adapterdb.store.rows import RowRef
 from adapterdb.training.start import Start
 
 IDS = torch.tensor([[1, 40, 41, 42, 43, 44], [1, 50, 51, 52, 53, 54]])
+NAME = "model.layers.0.mlp.up_proj.weight"
 MIXTURE = Mixture((("a", 0.7), ("b", 0.5)))
 
 
@@ -63,6 +64,30 @@ def test_an_error_inside_leaves_the_weights(tiny_folder: Callable[[str], Path]) 
     with pytest.raises(RuntimeError), it.acting([MIXTURE], REGISTERED, how="fold"):
         raise RuntimeError
     assert torch.equal(it.base.model(IDS).logits, plain)
+
+
+@pytest.mark.parametrize("inner", ["slots", "fold"])
+@pytest.mark.parametrize("outer", ["slots", "fold"])
+def test_a_request_inside_a_request(
+    tiny_folder: Callable[[str], Path], outer: str, inner: str
+) -> None:
+    """Who asks while reading a stream gets the answer alone, and the stream goes on as it was."""
+    it = made(tiny_folder, "llama")
+    other = Mixture((("b", -1.0),))
+    plain = it.base.model.state_dict()[NAME].clone()
+    want = {}
+    for name, mixture in (("outer", MIXTURE), ("inner", other), ("base", Mixture())):
+        with it.acting([mixture], REGISTERED) as model:
+            want[name] = model(IDS).logits
+    with it.acting([MIXTURE], REGISTERED, how=outer) as model:  # type: ignore[arg-type]
+        for mixture, name in ((other, "inner"), (Mixture(), "base")):
+            how = inner if mixture.parts else None
+            with it.acting([mixture], REGISTERED, how=how) as again:  # type: ignore[arg-type]
+                torch.testing.assert_close(again(IDS).logits, want[name], atol=2e-5, rtol=1e-5)
+            torch.testing.assert_close(model(IDS).logits, want["outer"], atol=2e-5, rtol=1e-5)
+        with it.lock:  # as ingest and training take it
+            assert torch.equal(it.base.model.state_dict()[NAME], plain)
+    assert torch.equal(it.base.model(IDS).logits, want["base"])
 
 
 def test_what_differs_by_row_is_never_folded(tiny_folder: Callable[[str], Path]) -> None:
