@@ -80,7 +80,7 @@ class Asking:
         """Answers in the order of the questions."""
         options = self._options(given)
         if options.mode == "auto":
-            return self._auto().ask_many(questions, options)
+            return self._auto(options).ask_many(questions, options)
         answers: list[Answer] = self._home.answerer.ask_many(questions, options)
         return answers
 
@@ -90,7 +90,7 @@ class Asking:
         if options.mode != "auto":
             yield from answerer.stream(question, options)
             return
-        (choice,) = self._auto().choose([question], options)
+        (choice,) = self._auto(options).choose([question], options)
         for token in answerer.stream(question, replace(options, mode=choice.mode), choice.found):
             yield token if token.answer is None else Token(token.text, choice.noted(token.answer))
 
@@ -166,11 +166,19 @@ class Asking:
             named = Mixture(parts, options.composition, dials)
         return replace(options, mixture=named)
 
-    def _auto(self) -> Auto:
+    def _auto(self, options: AskOptions) -> Auto:
         from adapterdb.engine.auto import Auto
-        from adapterdb.engine.calibration import MORE
+        from adapterdb.engine.calibration import KIND, MORE
 
-        answerer = self._home.answerer
+        home, answerer = self._home, self._home.answerer
         planner = answerer.planner
+        part, remark = home.shared.latest(KIND), ""
+        if part is not None:
+            asked = {"k": planner.k(options), "composition": options.composition}
+            made = {name: part.facts.get(name, value) for name, value in asked.items()}
+            if made != asked:
+                remark = "it was calibrated with k {k} and composition {composition!r}".format(
+                    **made
+                )
         find = partial(planner.find, more=MORE)
-        return Auto(find, planner.k, answerer.ask_many, self._home.calibration())
+        return Auto(find, planner.k, answerer.ask_many, home.calibration(), remark)

@@ -83,6 +83,7 @@ class Auto:
         k: how many hits an answer leans on.
         ask: answers in one fixed mode, given what has been found.
         calibration: None where the home has none: then hybrid answers what something is found for.
+        remark: added to the note of what it has chosen.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Auto:
         k: Callable[[AskOptions], int],
         ask: Ask,
         calibration: Calibration | None,
+        remark: str = "",
     ) -> None:
+        self._remark = remark
         self._find, self._k, self._ask = find, k, ask
         self._calibration = calibration
 
@@ -117,6 +120,7 @@ class Auto:
         expected = known.expected(retrieval)
         mode = cheapest(expected, known.milliseconds, known.tolerance)
         note = f"auto: {mode}, expected F1 {expected[mode]:.2f} ({_others(mode, expected)})"
+        note += self._remark and f"; {self._remark}"
         return Choice(mode, used, note, retrieval, expected, ms)
 
     def ask_many(self, questions: Sequence[str], options: AskOptions) -> list[Answer]:
