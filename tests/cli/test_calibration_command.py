@@ -42,7 +42,7 @@ def test_a_calibration_is_kept_with_how_it_was_made(run: Run, home: Path, questi
     answer = json.loads(asked.stdout)
     assert answer["mode"] in MODES
     assert answer["note"].startswith("auto: ")
-    assert "it was calibrated with k 2 and composition 'cat'" in answer["note"]
+    assert "it was calibrated with k 2, composition cat" in answer["note"]
     again = run(
         "ask", "What hangs?", "--mode", "auto", "-k", "2", "--max-tokens", "3", "--json", "-d", home
     )
