@@ -177,8 +177,7 @@ class Asking:
             asked = {"k": planner.k(options), "composition": options.composition}
             made = {name: part.facts.get(name, value) for name, value in asked.items()}
             if made != asked:
-                remark = "it was calibrated with k {k} and composition {composition!r}".format(
-                    **made
-                )
+                told = ", ".join(f"{name} {value}" for name, value in made.items())
+                remark = f"it was calibrated with {told}"
         find = partial(planner.find, more=MORE)
         return Auto(find, planner.k, answerer.ask_many, home.calibration(), remark)
