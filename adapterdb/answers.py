@@ -27,6 +27,7 @@ ASK_MODES: tuple[AskMode, ...] = get_args(AskMode)
 MERGES: tuple[Merge, ...] = get_args(Merge)
 GATES: tuple[Gate, ...] = get_args(Gate)
 COMPOSITIONS: tuple[Composition, ...] = (*get_args(Sum), *MERGES, *GATES)
+STORABLE: tuple[Composition, ...] = ("cat", "gradient", *MERGES)  # that one delta can be
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
 MAX_QUESTION_CHARS = 8192
 MAX_K = 100

@@ -6,6 +6,7 @@ by way of what chooses the mode.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,12 +25,14 @@ from adapterdb.answers import (
 )
 from adapterdb.errors import NotFound
 from adapterdb.home import Home
-from adapterdb.records import Delta, check_usable
+from adapterdb.records import Delta, check_number, check_usable
 
 if TYPE_CHECKING:
     from adapterdb.engine.auto import Auto
     from adapterdb.engine.explain import Explanation
     from adapterdb.engine.plan import AskOptions
+
+_ID = re.compile("[0-9a-f]{6,32}$", re.ASCII)  # of a delta, or its beginning
 
 
 class AskKeywords(TypedDict, total=False):
@@ -114,15 +117,24 @@ class Asking:
         with self._home.runtime.acting([chosen], registered) as model:
             yield model
 
-    def pin(self, deltas: Sequence[Delta]) -> None:
+    def pin(self, names: Sequence[str], namespace: str) -> None:
         """Keep deltas resident until ``unpin``; raises Locked where there is no room for them."""
-        ids = [check_usable(delta).id for delta in deltas]
+        found = {name: self.named(name, namespace) for name in names}
+        ids = [check_usable(delta).id for deltas in found.values() for delta in deltas]
         rows = self._home.store.rows_of(ids)
         self._home.runtime.pool.pin(dict(zip(ids, rows, strict=True)))
+        for name, deltas in found.items():
+            pinned = [delta.id for delta in deltas]
+            self._home.pins.setdefault((namespace, name), []).append(pinned)
 
-    def unpin(self, deltas: Sequence[Delta]) -> None:
-        """Let them go when others need the room."""
-        self._home.runtime.pool.unpin([delta.id for delta in deltas])
+    def unpin(self, names: Sequence[str], namespace: str) -> None:
+        """Let them go when others need the room, also if they have been replaced or deleted."""
+        for name in names:
+            pinned = self._home.pins.pop((namespace, name), [])
+            ids = pinned.pop() if pinned else [d.id for d in self.named(name, namespace)]
+            if pinned:
+                self._home.pins[namespace, name] = pinned
+            self._home.runtime.pool.unpin(ids)
 
     def mixture(self, mixture: Mixture | Mapping[str, float], namespace: str) -> Mixture:
         """A Mixture as it is, or one of ids and names with their weights."""
@@ -130,7 +142,7 @@ class Asking:
             return mixture
         return Mixture(
             tuple(
-                (delta.id, float(weight))
+                (delta.id, check_number(f"the weight of {name!r}", weight, -1e6, 1e6))
                 for name, weight in mixture.items()
                 for delta in self.named(name, namespace)
             )
@@ -142,6 +154,8 @@ class Asking:
         try:
             return store.deltas(store.document(namespace, name).id)
         except NotFound:
+            if not _ID.match(name):
+                raise
             return [store.delta(name)]
 
     def moment(self, as_of: int | str | None) -> int | None:

@@ -394,7 +394,7 @@ class AdapterDB:
     def stream(self, question: str, **options: Unpack[AskKeywords]) -> Iterator[Token]:
         """Answer one question piece by piece; the last token carries the ``Answer``.
 
-        The model is held until the stream is read to its end or closed: other threads wait.
+        The model answers as fast as it can, whoever reads; closing the stream stops it.
         """
         return self._asking.stream(question, options)
 
@@ -417,11 +417,11 @@ class AdapterDB:
         Raises:
             InvalidInput, Locked: if there are not as many slots.
         """
-        self._asking.pin(self._all_named(names, namespace))
+        self._asking.pin(_several(names), namespace)
 
     def unpin(self, names: str | Iterable[str], *, namespace: str = "default") -> None:
         """Take back one ``pin``: they stay while nothing else needs the room."""
-        self._asking.unpin(self._all_named(names, namespace))
+        self._asking.unpin(_several(names), namespace)
 
     # --- looking and taking out
 
@@ -602,3 +602,7 @@ class AdapterDB:
         return self._home.store.documents(
             namespace, where=where, limit=limit, offset=offset, as_of=when
         )
+
+
+def _several(names: str | Iterable[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else list(names)

@@ -68,10 +68,16 @@ class LoadOptions:
 
 
 class _loaded_once(cached_property[T]):  # noqa: N801 - used like the function it refines
-    """A cached property of a home that several threads may ask for at once."""
+    """A cached property of a home that several threads may ask for at once.
+
+    What is loaded outlives the caller's ``torch.inference_mode``, whose tensors can't be changed
+    or trained with afterwards.
+    """
 
     def __get__(self, home: Any, owner: type[Any] | None = None) -> Any:
-        with home._loading:
+        import torch  # heavy, and opening a home needs none
+
+        with home._loading, torch.inference_mode(False):
             return super().__get__(home, owner)
 
 
@@ -81,12 +87,14 @@ class Home:
     Attributes:
         path, config, store: what was opened.
         options: how models will be loaded.
+        pins: what callers pinned, by namespace and name: the deltas it stood for then.
     """
 
     def __init__(self, path: Path, config: Config, store: Store, options: LoadOptions) -> None:
         self.path, self.config, self.store, self.options = path, config, store, options
         self._loading = threading.RLock()
         self._parts: dict[str, tuple[str, Any]] = {}  # kind to name and what was read
+        self.pins: dict[tuple[str, str], list[list[str]]] = {}
 
     @classmethod
     def create(cls, path: Path, config: Config, catalog: str | None, options: LoadOptions) -> Home:
@@ -285,8 +293,7 @@ class Home:
     def drop_resident(self) -> None:
         """Let no delta stay in memory."""
         if "runtime" in self.__dict__:
-            with self.runtime.lock:
-                self.runtime.pool.forget(self.runtime.pool.resident_ids)
+            self.runtime.drop()
 
     @_loaded_once
     def answerer(self) -> Answerer:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from adapterdb.answers import GATES, MERGES, WEIGHTINGS, Composition, Mixture, Weighting
+from adapterdb.answers import GATES, STORABLE, WEIGHTINGS, Composition, Mixture, Weighting
 from adapterdb.engine.fold import folded_weight
 from adapterdb.engine.mixing import Mixing
 from adapterdb.engine.registered import Registered
@@ -25,7 +25,6 @@ from adapterdb.ingest.readers import check_document
 from adapterdb.model_folder import check_new_folder, write_model_folder
 from adapterdb.records import Delta, Document, Metadata, check_number, check_usable
 
-STORABLE: tuple[Composition, ...] = ("cat", "gradient", *MERGES)
 MAX_PARTS = 256  # whose rows are held at once
 NAMED = 12  # parents that a merged delta's text tells by name
 # whose definition takes every delta whole: means of entries, or directions not written to before

@@ -6,12 +6,11 @@ keeps the result durably. Reached as ``AdapterDB.trainer``; owns no numbers: tho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,14 +19,13 @@ from adapterdb.engine.calibrating import TOLERANCE, Question, calibrate
 from adapterdb.engine.calibration import KIND as CALIBRATION
 from adapterdb.engine.decode import greedy_answers
 from adapterdb.engine.plan import AskOptions
-from adapterdb.errors import InvalidInput, NotFound
+from adapterdb.errors import InvalidInput
 from adapterdb.evaluation.metrics import squad_f1
 from adapterdb.exchange import put_row
 from adapterdb.experts import keep_trained, stored_experts
 from adapterdb.home import Home
 from adapterdb.ingest.chunking import chunk
-from adapterdb.ingest.readers import read_documents
-from adapterdb.ingest.rejection import Rejection
+from adapterdb.ingest.readers import read_all_documents
 from adapterdb.records import Delta, Document
 from adapterdb.store.shared import SharedPart
 from adapterdb.training.base_tuning import tune_base
@@ -46,9 +44,9 @@ from adapterdb.training.meta.controls import Answering
 from adapterdb.training.meta.objective import MetaInitSettings
 from adapterdb.training.meta.run import train_meta_init
 from adapterdb.training.objective import TokenSequence
-from adapterdb.training.presets import load_preset
+from adapterdb.training.presets import changed_preset
 from adapterdb.training.start import Start, base_weight
-from adapterdb.training.tasks import Task, read_tasks, set_aside
+from adapterdb.training.tasks import read_sets, read_tasks
 from adapterdb.training.weights.tfidf import fit_tfidf
 from adapterdb.training.weights.weighting import Camels
 
@@ -56,8 +54,6 @@ if TYPE_CHECKING:
     from adapterdb.training.schedule import Progress
 
 SHIPPED = "shipped"
-ASIDE = 0.05  # of the passages, to choose the best step by, where no held-out file is given
-S = TypeVar("S", MetaInitSettings, FinetuneSettings, CamelsSettings, GateSettings)
 Listener = Callable[["Progress"], None]
 Paths = Sequence[str | Path]
 
@@ -84,12 +80,7 @@ class Trainer:
         home = self._home
         if name == SHIPPED:
             return self._kept("meta-init", home.starts.shipped(), {"name": SHIPPED})
-        part = next((part for part in home.shared.parts() if part.name == name), None)
-        if part is None:
-            raise NotFound(f"the home keeps no part {name!r}", hint="'adb train parts' lists them")
-        facts = {**part.facts, "again": name}
-        tensors = home.shared.tensors(part)
-        return home.shared.keep(part.kind, tensors, fingerprint=part.fingerprint, facts=facts)
+        return home.shared.again(name)
 
     def _kept(self, kind: str, start: Start, facts: dict[str, Any]) -> SharedPart:
         part: SharedPart = self._home.starts.keep(kind, start, facts)
@@ -119,8 +110,8 @@ class Trainer:
             checkpoint: file the run is saved to, and taken up from where it is there.
             changes: fields of ``MetaInitSettings`` (``minutes``, ``max_steps``, ``seed``, ...).
         """
-        settings = _settings(MetaInitSettings, "meta-init", recipe, changes)
-        learned, aside = _tasks(questions, held_out, settings.seed)
+        settings = changed_preset(MetaInitSettings, "meta-init", recipe, changes)
+        learned, aside = read_sets(questions, held_out, settings.seed)
         home = self._home
         start = home.starts.of_recipe(home.recipe_for("gradient")) if go_on else None
         with self._training():
@@ -152,9 +143,9 @@ class Trainer:
             name: of a document to store it under as well, so that ``ask`` can name it.
             others: as for ``meta_init``; ``changes`` are fields of ``FinetuneSettings``.
         """
-        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        settings = changed_preset(FinetuneSettings, "finetune", recipe, changes)
         chosen = {"with_passages": False, "task": task, "split": split}
-        learned, aside = _tasks(questions, held_out, settings.seed, **chosen)
+        learned, aside = read_sets(questions, held_out, settings.seed, **chosen)
         encoder = self._home.base.encoder
         sets = [sequences_to_learn(tasks, settings, encoder) for tasks in (learned, aside)]
         made = self._finetuned(sets, settings, on_progress)
@@ -180,7 +171,7 @@ class Trainer:
             sources: files and folders, as for ``ingest``.
             changes: fields of ``FinetuneSettings``.
         """
-        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        settings = changed_preset(FinetuneSettings, "finetune", recipe, changes)
         home = self._home
         passages = [
             (document.title, passage.text)
@@ -209,7 +200,7 @@ class Trainer:
         Args:
             sources: rows that ``adb augment --write facts`` has written.
         """
-        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
+        settings = changed_preset(FinetuneSettings, "finetune", recipe, changes)
         facts = [
             fact
             for document in self._documents(sources)
@@ -243,8 +234,8 @@ class Trainer:
 
         Args: as for ``meta_init``; ``changes`` are fields of ``CamelsSettings``.
         """
-        settings = _settings(CamelsSettings, "camels", recipe, changes)
-        learned, aside = _tasks(questions, held_out, settings.seed)
+        settings = changed_preset(CamelsSettings, "camels", recipe, changes)
+        learned, aside = read_sets(questions, held_out, settings.seed)
         home = self._home
         start = home.starts.of_recipe(home.recipe)
         with self._training(exact=True):
@@ -284,8 +275,8 @@ class Trainer:
             namespace: of the documents.
             others: as for ``meta_init``; ``changes`` are fields of ``GateSettings``.
         """
-        settings = _settings(GateSettings, "gate", recipe, changes)
-        given = _tasks(questions, held_out, settings.seed, with_passages=False, split=split)
+        settings = changed_preset(GateSettings, "gate", recipe, changes)
+        given = read_sets(questions, held_out, settings.seed, with_passages=False, split=split)
         names, learned, aside = examples_of(*given, deltas)
         home = self._home
         experts = stored_experts(home.store, home.starts.of_fingerprint, names, namespace)
@@ -299,7 +290,7 @@ class Trainer:
             place = home.store, home.embedder, home.base
             bank = keep_trained(*place, bank, names, made.rows, namespace)
         facts = {**made.facts, "namespace": namespace, "curve": list(made.curve)}
-        facts["tasks"] = dict(zip(names, bank.ids, strict=True))
+        facts["deltas"] = list(bank.ids)  # not by name: documents may be forgotten
         return home.shared.keep(GATE, bank.to_tensors(), fingerprint=bank.fingerprint, facts=facts)
 
     def tfidf(self, sources: Paths) -> SharedPart:
@@ -363,8 +354,8 @@ class Trainer:
 
         The home's own base model stays as it is; make a home of the new one with ``base=folder``.
         """
-        settings = _settings(FinetuneSettings, "finetune", recipe, changes)
-        learned, aside = _tasks(questions, held_out, settings.seed, with_passages=False)
+        settings = changed_preset(FinetuneSettings, "finetune", recipe, changes)
+        learned, aside = read_sets(questions, held_out, settings.seed, with_passages=False)
         base = self._home.base
         sets = [sequences_to_learn(tasks, settings, base.encoder) for tasks in (learned, aside)]
         with base.fitting_precision():
@@ -414,31 +405,4 @@ class Trainer:
             yield
 
     def _documents(self, sources: Paths) -> Iterator[Document]:
-        """The documents of files and folders; one that can't be read is an error here."""
-        found: Iterable[Document | Rejection] = read_documents(
-            list(sources), limits=self._home.config.limits
-        )
-        for item in found:
-            if isinstance(item, Rejection):
-                raise InvalidInput(f"{item.name}: {item.message}", code=item.code)
-            yield item
-
-
-def _settings(kind: type[S], wanted: str, recipe: str, changes: dict[str, Any]) -> S:
-    """The preset with what was given instead."""
-    given = {key: value for key, value in changes.items() if value is not None}
-    loaded = load_preset(kind, wanted, recipe)
-    unknown = sorted(set(given) - set(vars(loaded)))
-    if unknown:
-        raise InvalidInput(f"{wanted} has no setting {unknown[0]!r}")
-    return replace(loaded, **given)
-
-
-def _tasks(
-    questions: str | Path, held_out: str | Path | None, seed: int, **chosen: Any
-) -> tuple[list[Task], list[Task]]:
-    """What to learn from and what to choose by; ``chosen`` as ``read_tasks`` takes it."""
-    tasks = read_tasks(Path(questions), **chosen)
-    if held_out is not None:
-        return tasks, read_tasks(Path(held_out), **{**chosen, "split": None})
-    return set_aside(tasks, ASIDE, seed)
+        return read_all_documents(sources, self._home.config.limits)

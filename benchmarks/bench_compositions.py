@@ -1,6 +1,6 @@
 """What every composition answers: the same questions with the same hits, k = 1, 3 and 8.
 
-    python benchmarks/bench_compositions.py /work/data/squad_v1/dev.jsonl.gz --work FOLDER
+    python benchmarks/bench_compositions.py squad_dev.jsonl.gz --work FOLDER
 
 Draws the questions (seed 0), makes a home with mini of all passages of their articles (one document
 each), and asks blind with deltas alone (mode ``adapter``) by every composition. Controls: ``base``

@@ -1,6 +1,6 @@
 """Gates over per-task deltas of mini: questions of one task, and 3 and 5 of several in one prompt.
 
-    python benchmarks/bench_gate.py /work/shared/data
+    python benchmarks/bench_gate.py DATA
 
 Ten tasks with short inputs. On their training questions alone: one delta each, one delta of all
 (as many steps as the ten together), a learned gate over the frozen ten, and Arrow's top_k and

@@ -59,7 +59,7 @@ def test_a_gate_is_bound_to_the_deltas_of_its_tasks(db: AdapterDB, questions: Pa
     part = db.trainer.gate(questions, max_steps=2, evaluate_every=1)
     bank = bank_of(db)
     assert part.name == "gate@1"
-    assert part.facts["tasks"] == dict(zip(TASKS, ids, strict=True))
+    assert part.facts["deltas"] == ids
     assert bank.ids == tuple(ids)
     assert part.fingerprint == bank.fingerprint
     assert [db.deltas(name)[0].id for name in TASKS] == ids
@@ -84,6 +84,24 @@ def test_deltas_that_learn_too_become_new_versions(db: AdapterDB, questions: Pat
         assert db.text(name).startswith("Tuned to")
         (ref,) = db._home.store.rows_of([delta_id])
         assert not torch.equal(db._home.store.read_row(ref), row)
+
+
+def test_a_forgotten_expert_leaves_no_name(db: AdapterDB, tmp_path: Path) -> None:
+    """A gate names its deltas by id: no name of a document that is forgotten stays with it."""
+    long, path = "the ferries of Almery", tmp_path / "named.jsonl"
+    rows = [
+        {"task": task, "question": f"{task[:3]} {i}", "answer": str(i % 7)}
+        for i in range(30)
+        for task in (long, "digits")
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name in (long, "digits"):
+        row = torch.randn(db._home.layout.size) * 0.05
+        db.put(row, text=f"About {name}.", name=name)
+    db.trainer.gate(path, max_steps=1)
+    receipt = db.forget(long)
+    assert receipt.samples
+    assert receipt.residue == ()
 
 
 def test_wrong_experts_are_named(db: AdapterDB, questions: Path, tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 
 from adapterdb import AdapterDB, Config, Document, LoadOptions, LoraSpec
 from adapterdb.answers import COMPOSITIONS, Answer, Composition, Dials, Mixture
-from adapterdb.errors import InvalidInput, Locked
+from adapterdb.errors import InvalidInput, Locked, NotFound
 
 TEXTS = {
     "ferry": "The ferry of Almery leaves at nine from the north quay.",
@@ -143,6 +145,64 @@ def test_slots_are_bounded_by_bytes() -> None:
     assert [options.slots_of(size) for size in (10, 2**17, 2**30)] == [100, 8, 1]
 
 
+def test_who_holds_the_model_asks_past_the_line(db: AdapterDB) -> None:
+    """Who asks while the model acts for it is answered, though another thread waits for it."""
+    found: list[str] = []
+
+    def hold() -> None:
+        with db.applied({"ferry": 1.0}):
+            other = threading.Thread(target=db.ask, args=(QUESTIONS[1],), daemon=True)
+            other.start()
+            while not db._home.answerer.queue._busy:
+                other.join(0.01)
+            found.append(db.ask(QUESTIONS[0], mode="base").text)
+        other.join(60)
+
+    want = db.ask(QUESTIONS[0], mode="base").text
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    holder.join(60)
+    assert found == [want]
+
+
+def test_nothing_of_a_forgotten_delta_stays_in_memory(db: AdapterDB) -> None:
+    """Once a document is forgotten no tensor of this process holds numbers of its delta."""
+
+    def holds(sample: bytes) -> bool:
+        tensors = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.is_cpu]
+        wholes = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
+        plain = torch.empty(0, dtype=torch.uint8)
+        return any(sample in plain.set_(whole).numpy().tobytes() for whole in wholes.values())
+
+    with db:
+        (delta,) = db.deltas("ferry")
+        (ref,) = db._home.store.rows_of([delta.id])
+        row = db._home.store.read_row(ref)
+        at = int(row.abs().argmax())
+        sample = row[max(0, at - 8) : at + 8].numpy().tobytes()
+        del row
+        for compose in ("cat", "svd"):
+            db.ask(QUESTIONS[0], mode="adapter", mixture={"ferry": 1.0, "mill": 1.0},
+                   compose=compose)  # type: ignore[arg-type]  # fmt: skip
+        assert holds(sample)
+        with db.applied({"ferry": 1.0}):  # what acts meanwhile is not kept afterwards
+            db.forget("ferry")
+        gc.collect()
+        assert not holds(sample)
+
+
+def test_a_first_question_in_inference_mode_spoils_nothing(db: AdapterDB) -> None:
+    """What it loads can be used, changed and trained with outside of that mode."""
+    db.close()
+    with AdapterDB.open(db.path, options=LoadOptions(dtype="float32", slots=3)) as again:
+        with torch.inference_mode():
+            want = again.ask(QUESTIONS[0], mode="adapter", mixture={"ferry": 1.0})
+        got = again.ask(QUESTIONS[0], mode="adapter", mixture={"ferry": 1.0})
+        assert (got.text, got.logprob) == (want.text, pytest.approx(want.logprob))
+        again.forget("mill")
+        assert again.ingest([Document("new", "The new well is deep.")]).added == 1
+
+
 def test_the_model_is_the_base_again_after_anything(db: AdapterDB) -> None:
     """After merges, gates, folding and an error every base weight is bit for bit what it was."""
     with db:
@@ -155,3 +215,66 @@ def test_the_model_is_the_base_again_after_anything(db: AdapterDB) -> None:
         with pytest.raises(InvalidInput):
             db.ask(QUESTIONS[0], mode="adapter", compose="gate")
         assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+
+
+def test_a_pin_ends_though_its_document_was_replaced_or_deleted(db: AdapterDB) -> None:
+    """What is unpinned is what was pinned, not what the name stands for by then."""
+    with db:
+        pool = db._home.runtime.pool
+        db.pin(["ferry", "mill"])
+        db.ingest([Document("ferry", "The ferry of Almery leaves at ten.")])
+        db.delete("mill")
+        assert pool.pinned == 2
+        db.unpin(["ferry", "mill"])
+        assert pool.pinned == 0
+
+
+def test_two_streams_read_in_turns_are_as_if_alone(db: AdapterDB) -> None:
+    """Neither acts with what the other acts with, and nothing acts once both have ended."""
+    with db:
+        asked = [
+            (QUESTIONS[0], {"mode": "adapter", "mixture": {"ferry": 40.0}, "compose": "svd"}),
+            (QUESTIONS[1], {"mode": "adapter", "mixture": {"mill": -40.0, "bees": 9.0}}),
+        ]
+        alone = [db.ask(question, **how) for question, how in asked]  # type: ignore[arg-type]
+        streams = [db.stream(question, **how) for question, how in asked]  # type: ignore[arg-type]
+        last: list[Answer | None] = [None, None]
+        for turn in zip_longest(*streams):
+            last = [
+                token.answer if token else before for token, before in zip(turn, last, strict=True)
+            ]
+        for found, want in zip(last, alone, strict=True):
+            assert found is not None
+            assert (found.text, found.logprob) == (want.text, want.logprob)
+        assert db._home.runtime.adapted._acting is None
+
+
+def test_a_stream_may_be_closed_by_another_thread(db: AdapterDB) -> None:
+    """Then others ask as before."""
+    with db:
+        stream = db.stream(QUESTIONS[0], mode="adapter")
+        next(stream)
+        closer = threading.Thread(target=stream.close)  # type: ignore[attr-defined] # a generator
+        closer.start()
+        closer.join(10)
+        asker = threading.Thread(target=db.ask, args=(QUESTIONS[1],), daemon=True)
+        asker.start()
+        asker.join(20)
+        assert not asker.is_alive()
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e30, "much"])
+def test_weights_that_are_no_usable_numbers_are_refused(db: AdapterDB, weight: float) -> None:
+    """By name, and in a Mixture; so is a Mixture of no composition that there is."""
+    with db:
+        (ferry,) = db.deltas("ferry")
+        part = (ferry.id, weight)
+        for mixture in ({"ferry": weight}, Mixture((part,)), Mixture(((ferry.id, 1.0),), "most")):  # type: ignore[arg-type]
+            with pytest.raises(InvalidInput):
+                db.ask(QUESTIONS[0], mode="adapter", mixture=mixture)
+
+
+def test_a_name_that_is_not_there_is_called_a_document(db: AdapterDB) -> None:
+    """Who mistypes a name is not told about the length of delta ids."""
+    with db, pytest.raises(NotFound, match="no document 'fery'"):
+        db.ask(QUESTIONS[0], mode="adapter", mixture={"fery": 1.0})

@@ -186,7 +186,7 @@ def _questions(question: str | None, file: str | None) -> Iterator[str]:
 def _field(line: str, where: str) -> str:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get("question"), str):
         raise InvalidInput(f"{where} is no object with a text 'question'")

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import click
 
-from adapterdb.answers import MERGES, Composition
+from adapterdb.answers import STORABLE, Composition
 from adapterdb.cli.options import NAMESPACE, parse_adapters, parse_tags, read_text
 from adapterdb.cli.output import print_json, print_text
 from adapterdb.cli.settings import Settings, shared
-
-WHOLE = ("cat", "gradient", *MERGES)
 
 
 @click.command()
@@ -21,7 +19,7 @@ WHOLE = ("cat", "gradient", *MERGES)
     "--merged", is_flag=True, help="Write one whole model instead, with the deltas in its weights."
 )
 @click.option(
-    "--compose", type=click.Choice(WHOLE), default="cat",
+    "--compose", type=click.Choice(STORABLE), default="cat",
     help="With --merged: how they are put together. Default: cat, their sum.",
 )  # fmt: skip
 @NAMESPACE

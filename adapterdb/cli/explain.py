@@ -26,8 +26,8 @@ def explain(settings: Settings, file: IO[str]) -> None:
     nothing of answers; what has been deleted or forgotten since gets no share.
 
     Example:
-      adb ask "Who kept the light?" --json > answer.json
       adb explain answer.json
+      adb ask "Who kept the light?" --json | adb explain -
     """
     answers = [answer_from(data, where) for where, data in _answers(file)]
     with settings.open_to_ask() as db:
@@ -48,7 +48,7 @@ def _answers(file: IO[str]) -> Iterator[tuple[str, Any]]:
         raise InvalidInput(f"{file.name} is not UTF-8 text: {error}") from error
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         numbered = ((n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip())
         named = ((f"{file.name} line {n}", line) for n, line in numbered)
         found = [(where, _line(line, where)) for where, line in named]
@@ -63,5 +63,5 @@ def _answers(file: IO[str]) -> Iterator[tuple[str, Any]]:
 def _line(line: str, where: str) -> Any:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{where} is not JSON: {error}", hint="give 'adb ask --json'") from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from adapterdb.answers import MERGES, Dials, Weighting
+from adapterdb.answers import STORABLE, Dials, Weighting
 from adapterdb.cli.options import NAMESPACE, parse_adapters, parse_tags, read_text
 from adapterdb.cli.output import print_json, print_text
 from adapterdb.cli.settings import Settings, shared
@@ -17,7 +17,7 @@ from adapterdb.cli.settings import Settings, shared
 @click.option("--into", required=True, metavar="NAME", help="Of the document it stands for.")
 @click.option(
     "--compose",
-    type=click.Choice(("cat", "gradient", *MERGES)),
+    type=click.Choice(STORABLE),
     default="linear",
     help="How they are put together. Default: linear.",
 )

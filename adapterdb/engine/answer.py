@@ -17,6 +17,7 @@ from adapterdb.engine.decode import Said, StopRules, decode
 from adapterdb.engine.history import History, ran
 from adapterdb.engine.plan import AskOptions, Plan, Planner
 from adapterdb.engine.queue import RequestQueue
+from adapterdb.engine.relay import relayed
 from adapterdb.engine.search import Found
 
 BATCH = 64  # questions decoded together at most; those that have ended leave the batch
@@ -52,7 +53,9 @@ class Answerer:
         for first in range(0, len(questions), BATCH):
             part = slice(first, first + BATCH)
             plans = self.planner.plans(questions[part], options, found and found[part])
-            answers += self.queue.ask(plans)
+            # who holds the model can't wait in a line whose first waits for the model
+            ask = self._answers if self.runtime.lock.is_mine else self.queue.ask
+            answers += ask(plans)
         return answers
 
     def stream(
@@ -60,6 +63,12 @@ class Answerer:
     ) -> Iterator[Token]:
         """Pieces of one answer as they come; the last token carries the whole answer."""
         plan = self.planner.plan(question, options, found)
+        # who holds the model can't wait for a thread that waits for the model
+        yield from (
+            self._pieces(plan) if self.runtime.lock.is_mine else relayed(lambda: self._pieces(plan))
+        )
+
+    def _pieces(self, plan: Plan) -> Iterator[Token]:
         shown = ""
         for said, answers in self._run([plan]):
             text = self._stops.text([one.token for one in said[0]])

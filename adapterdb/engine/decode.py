@@ -150,7 +150,10 @@ class _Sampler:
         self._generator = torch.Generator().manual_seed(generation.seed)
 
     def __call__(self, logits: Tensor) -> int:
-        chances, order = (logits.cpu() / self.temperature).softmax(-1).sort(descending=True)
-        keep = chances.cumsum(-1) - chances < self.top_p  # the smallest set reaching top_p
-        drawn = torch.multinomial(chances * keep, 1, generator=self._generator)
-        return int(order[drawn])
+        below = logits.cpu() - logits.max().cpu()  # no temperature is too small to divide these by
+        chances = (below.double() / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            ordered, order = chances.sort(descending=True)
+            chances[order[ordered.cumsum(-1) - ordered >= self.top_p]] = 0
+        # in the order of the tokens: where rounding swaps two of a rank, what is drawn stays
+        return int(torch.multinomial(chances, 1, generator=self._generator))

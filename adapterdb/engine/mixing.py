@@ -100,7 +100,9 @@ class Mixing:
             fewer than K parts.
         """
         width = max(len(parts) for parts in self.parts)
-        padded = [p + [Part(0, 0.0)] * (width - len(p)) for p in self.parts]
+        # one of those in use: any other may be half read, and 0 times NaN is not 0
+        filler = Part(next((part.row for parts in self.parts for part in parts), 0), 0.0)
+        padded = [p + [filler] * (width - len(p)) for p in self.parts]
         numbers = torch.tensor([[part.row for part in mine] for mine in padded])
         weights = torch.tensor([[part.weight for part in mine] for mine in padded])
         device = self.bank.device

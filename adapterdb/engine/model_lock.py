@@ -20,9 +20,16 @@ class ModelLock:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._folds: list[Fold | None] = []  # of the holders, the innermost last
+        self._holder: int | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._holder == threading.get_ident()
 
     def __enter__(self) -> None:
         self._lock.acquire()
+        self._holder = threading.get_ident()
         self._push(None)
 
     def __exit__(
@@ -32,6 +39,8 @@ class ModelLock:
         trace: TracebackType | None,
     ) -> None:
         self._pop()
+        if not self._folds:
+            self._holder = None
         self._lock.release()
 
     @contextmanager

@@ -81,6 +81,10 @@ class AskOptions:
         check_number("strength", self.strength, 0.0, 100.0)
         if self.mixture is not None and self.mode not in ("adapter", "hybrid"):
             raise InvalidInput(f"a mixture can't act in mode {self.mode!r}; use adapter or hybrid")
+        if self.mixture is not None:
+            compose((), self.mixture.composition)
+            for delta_id, weight in self.mixture.parts:
+                check_number(f"the weight of {delta_id}", weight, -1e9, 1e9)
 
 
 @dataclass(frozen=True)
@@ -299,12 +303,15 @@ class Planner:
 
         One that the caller wrote out acts as it is written, but the note still names them.
         """
+        if not mixture.parts:
+            return mixture, ""
+        like = {(entry.hit.namespace, entry.hit.kind) for entry in found}
+        usual = {(where, kind): self.store.norms.typical(where, kind) for where, kind in like}
         strengths: dict[str, float] = {}
         for entry in found:
-            hit = entry.hit
-            typical = self.store.norms.typical(hit.namespace, hit.kind)
+            typical = usual[entry.hit.namespace, entry.hit.kind]
             if typical is not None:
-                strengths[hit.delta_id] = entry.registered.row.norm / typical
+                strengths[entry.hit.delta_id] = entry.registered.row.norm / typical
         held, over = capped(mixture, strengths, self.settings.norm_cap)
         strong = ", ".join(
             f"{i} ({strengths[i]:.3g} times the usual norm)" for i in over if strengths[i] > NOTABLE

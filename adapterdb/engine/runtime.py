@@ -37,13 +37,10 @@ class Acted(NamedTuple):
 
     Attributes:
         how: ``base``, ``slots`` or ``fold``.
-        read: deltas read from the store; resident: those that were there already.
         costs: what folding and slots were expected to cost; None where it was not asked.
     """
 
     how: How
-    read: int
-    resident: int
     costs: Costs | None = None
 
 
@@ -91,7 +88,7 @@ class Runtime:
         self.lock = ModelLock()
         self.pool = SlotPool(slots, layout.size, dtype, base.device, load)
         self.chooser = Chooser()
-        self.acted = Acted("base", 0, 0)
+        self.acted = Acted("base")
         self._spare: dict[tuple[int, int, torch.dtype], Workspace] = {}
         self._own = start.fingerprint
         self._find_start = starts
@@ -123,18 +120,16 @@ class Runtime:
         """
         wanted = {i: registered[i].row for mixture in mixtures for i, _ in mixture.parts}
         with self.lock, ExitStack() as after:
-            misses = self.pool.misses
             slot_of = after.enter_context(self.pool.resident(wanted))
-            read = self.pool.misses - misses
             if not wanted:
-                self.acted = Acted("base", 0, 0)
+                self.acted = Acted("base")
                 with self.adapted.using(None) as model:
                     yield model
                 return
             one = _one_for_all(mixtures)
             ready = self._ready([mixtures[0]] if one else mixtures, registered, slot_of, after)
             chosen = self._how(ready, one and ready.gates is None, work, how)
-            self.acted = Acted(chosen, read, len(wanted) - read, self.chooser.costs)
+            self.acted = Acted(chosen, self.chooser.costs)
             with self._using(ready, chosen, watch) as model:
                 yield model
 
@@ -153,10 +148,13 @@ class Runtime:
             self._start(known.start)
         return read > 0
 
-    @property
-    def has_gate(self) -> bool:
-        """Whether composition ``gate`` can be asked for."""
-        return self._gate() is not None
+    def drop(self) -> None:
+        """Let no delta stay in memory: neither in slots nor gathered from them."""
+        with self.lock:
+            self.pool.forget(self.pool.resident_ids)
+            for space in self._spare.values():
+                space.clear()
+            self._spare = {}  # a request around this one gives its workspace back to the old one
 
     def _gate(self) -> GateBank | None:
         return None if self._find_gate is None else self._find_gate()
@@ -227,18 +225,24 @@ class Runtime:
         self, shape: tuple[int, int], stored: torch.dtype, after: ExitStack
     ) -> Workspace:
         """A spare workspace or a new one; it is spare again when the request is over."""
-        key = (*shape, stored)
-        space = self._spare.pop(key, None)
+        key, spare = (*shape, stored), self._spare
+        space = spare.pop(key, None)
         if space is None:
             base = self.base
-            space = Workspace(self.layout, shape, stored, base.dtype, base.device)
-        after.callback(self._keep, key, space)
+            with torch.inference_mode(False):  # to be filled again outside of the caller's, too
+                space = Workspace(self.layout, shape, stored, base.dtype, base.device)
+        after.callback(_keep, spare, key, space)
         return space
 
-    def _keep(self, key: tuple[int, int, torch.dtype], space: Workspace) -> None:
-        self._spare[key] = space
-        if len(self._spare) > SPARE:
-            self._spare.pop(next(iter(self._spare)))
+
+def _keep(
+    spare: dict[tuple[int, int, torch.dtype], Workspace],
+    key: tuple[int, int, torch.dtype],
+    space: Workspace,
+) -> None:
+    spare[key] = space
+    if len(spare) > SPARE:
+        spare.pop(next(iter(spare)))
 
 
 def _one_for_all(mixtures: Sequence[Mixture]) -> bool:

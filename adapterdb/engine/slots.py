@@ -145,5 +145,8 @@ class SlotPool:
             return self._free.pop()
         victim = next((i for i in self._slot_of if not self._pins[i]), None)
         if victim is None:
-            raise Locked("every slot is pinned by a running request", hint="ask again in a moment")
+            raise Locked(
+                "every slot is pinned, by running requests or for good",
+                hint="ask again in a moment, unpin something, or open with more slots",
+            )
         return self._slot_of.pop(victim)

@@ -52,7 +52,7 @@ class Growing:
 
         self.model = model
         self._device = next(model.parameters()).device
-        self._last = last_position(self._device)
+        self._last, self._end = last_position(self._device), _positions_of(model) - 1
         self._cache = DynamicCache(config=model.config)
         for number, layer in enumerate(self._cache.layers):
             if type(layer) is DynamicLayer:
@@ -68,7 +68,7 @@ class Growing:
     def step(self, tokens: Tensor) -> Tensor:
         """See ``Steps``."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        self._positions = self._positions[:, -1:] + 1
+        self._positions = (self._positions[:, -1:] + 1).clamp(max=self._end)
         return self._forward(tokens[:, None].to(self._device))
 
     def keep(self, rows: Tensor) -> bool:
@@ -98,7 +98,7 @@ class Fixed:
     def __init__(self, model: Any, new_tokens: int) -> None:
         self.model, self.new_tokens = model, new_tokens
         self._device = next(model.parameters()).device
-        self._last = last_position(self._device)
+        self._last, self._end = last_position(self._device), _positions_of(model) - 1
         self._graph: Any = None
         self._done = 0
 
@@ -122,7 +122,7 @@ class Fixed:
     def step(self, tokens: Tensor) -> Tensor:
         """See ``Steps``."""
         self._ids.copy_(tokens[:, None])
-        self._positions += 1
+        self._positions.add_(1).clamp_(max=self._end)
         self._at += 1
         self._mask.index_fill_(1, self._at, 1)
         self._done += 1
@@ -181,6 +181,11 @@ def last_position(device: torch.device) -> Tensor:
     weights once for each row of the batch: six times slower prompts in bfloat16 (B = 16).
     """
     return torch.tensor([-1], device=device)
+
+
+def _positions_of(model: Any) -> int:
+    """How many positions a model has; rows that have ended may be carried on for longer."""
+    return getattr(model.config, "max_position_embeddings", None) or 2**31
 
 
 @cache

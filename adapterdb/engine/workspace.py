@@ -67,3 +67,8 @@ class Workspace:
         for out in self._all_b if through_b else self._weighted:
             out.mul_(gain[..., None, None])
         return self.factors
+
+    def clear(self) -> None:
+        """Leave nothing of what was filled in."""
+        for tensor in (self._rows, *(out for _, out in self._copies)):
+            tensor.zero_()

@@ -87,6 +87,18 @@ def read_documents(
     return _read(names, glob, limits or LimitConfig(), stdin)
 
 
+def read_all_documents(sources: Iterable[str | Path], limits: LimitConfig) -> Iterator[Document]:
+    """``read_documents``, where one that can't be taken is an error.
+
+    Raises:
+        InvalidInput: with its name and the code of its rejection.
+    """
+    for item in read_documents(list(sources), limits=limits):
+        if isinstance(item, Rejection):
+            raise InvalidInput(f"{item.name}: {item.message}", code=item.code)
+        yield item
+
+
 def check_document(document: Document, limits: LimitConfig) -> Document:
     """``document`` as it may be stored: name in NFC, title on one line.
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adapterdb.errors import InvalidInput
 from adapterdb.kernels import fused, native
 from adapterdb.kernels.lora import Impl, add_lora, refuse
 from adapterdb.kernels.products import Products, check
@@ -82,20 +83,34 @@ class TokenGate:
         return bool((self.temperature == 1).all())
 
     @cached_property
+    def sizes(self) -> tuple[int, int]:
+        """K*R and H1 of the A it is for, 0 where any will do; InvalidInput if it can be of none."""
+        rows, k = self.live.shape
+        whole = (self.fixed, self.top_k, self.temperature)
+        if any(t.shape != (rows,) for t in whole) or any(
+            t is not None and t.shape[:2] != (rows, k)
+            for t in (self.learned, self.offset, self.cores, self.vectors)
+        ):
+            raise _misfit("itself", self)
+        cores, vectors = self.cores, self.vectors
+        wide = 0 if cores is None else k * cores.shape[2]
+        return wide, 0 if vectors is None else vectors.shape[2]
+
+    @cached_property
     def tables(self) -> native.GateTables:
         """The gate as the C kernel reads it."""
         vectors = self.vectors
         if vectors is not None and vectors.dtype != torch.bfloat16:
             vectors = vectors.float()
         return native.GateTables(
-            self.live.contiguous(),
-            self.fixed.contiguous(),
-            self.top_k.contiguous(),
+            self.live.bool().contiguous(),
+            self.fixed.bool().contiguous(),
+            self.top_k.long().contiguous(),
             native.as_floats(self.temperature),
             None if self.cores is None else native.as_floats(self.cores),
             None if self.offset is None else native.as_floats(self.offset),
             None if vectors is None else vectors.detach().contiguous(),
-            None if self.learned is None else self.learned.contiguous(),
+            None if self.learned is None else self.learned.bool().contiguous(),
         )
 
 
@@ -129,9 +144,13 @@ def add_gated(
         scale: multiplies every product.
         impl: of the products, see ``add_lora``; ``native`` makes logits and weights as well.
         inplace: the result may be written over ``y``, where no gradient is wanted.
+
+    Raises:
+        InvalidInput: if shapes don't fit each other, or ``impl`` can't do this.
     """
     products = Products(y, x, a, b, scale=scale, inplace=inplace)
     check(products)
+    _check(a, gate)
     if impl == "native" or (impl == "auto" and native.pays(products)):
         reason = native.obstacle(products) or _obstacle(gate)
         if reason is None:
@@ -211,6 +230,22 @@ def _logits(x: Tensor, h: Tensor, gate: TokenGate) -> Tensor:
         return found
     assert gate.learned is not None
     return torch.where(gate.learned[:, None], learned, arrow)
+
+
+def _check(a: Tensor, gate: TokenGate) -> None:
+    """InvalidInput where the gate is of other deltas; the C kernel would read beyond them."""
+    rows, k = gate.live.shape
+    wide, inside = gate.sizes
+    s, c, h1 = a.shape
+    if rows != s or c % k or wide not in (0, c) or inside not in (0, h1):
+        raise _misfit(f"a {tuple(a.shape)}", gate)
+
+
+def _misfit(what: str, gate: TokenGate) -> InvalidInput:
+    return InvalidInput(
+        f"the gate of (S, K) {tuple(gate.live.shape)} does not fit {what}: expected a"
+        " (S, K*R, H1), cores (S, K, R), vectors (S, K, H1), learned and offset (S, K), others (S,)"
+    )
 
 
 def _obstacle(gate: TokenGate) -> str | None:

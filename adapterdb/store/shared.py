@@ -89,6 +89,14 @@ class Shared:
             store.claims.settle(session, {file: 1})
         return part
 
+    def again(self, name: str) -> SharedPart:
+        """Keep a part anew as the newest of its kind; NotFound if there is none of that name."""
+        part = next((part for part in self.parts() if part.name == name), None)
+        if part is None:
+            raise NotFound(f"the home keeps no part {name!r}", hint="'adb train parts' lists them")
+        facts = {**part.facts, "again": name}
+        return self.keep(part.kind, self.tensors(part), fingerprint=part.fingerprint, facts=facts)
+
     def parts(self, kind: str | None = None) -> list[SharedPart]:
         """Every part, or those of one kind, by kind and version."""
         with self._store.sessions.reading() as session:

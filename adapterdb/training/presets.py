@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -78,6 +78,20 @@ def load_preset(kind: type[T], wanted: str, name: str) -> T:
             hint=f"of that kind there are {', '.join(preset_names(wanted))}",
         )
     return build(kind, {k: v for k, v in data.items() if k != "kind"}, str(preset_path(name)))
+
+
+def changed_preset(kind: type[T], wanted: str, name: str, changes: Mapping[str, Any]) -> T:
+    """``load_preset`` with other values; those that are None stay as they are.
+
+    Raises:
+        InvalidInput: as ``load_preset``, or for a setting that it doesn't have.
+    """
+    given = {key: value for key, value in changes.items() if value is not None}
+    loaded: Any = load_preset(kind, wanted, name)
+    if unknown := sorted(set(given) - set(vars(loaded))):
+        raise InvalidInput(f"{wanted} has no setting {unknown[0]!r}")
+    changed: T = replace(loaded, **given)
+    return changed
 
 
 def build(kind: type[T], data: Mapping[str, Any], where: str) -> T:

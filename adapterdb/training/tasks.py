@@ -21,6 +21,7 @@ from typing import Any
 from adapterdb.errors import InvalidInput
 
 SHARE_OF_TEST = 0.2
+ASIDE = 0.05  # of the passages, to choose the best step by, where no held-out file is given
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ def read_tasks(
     if not path.is_file():
         raise InvalidInput(f"there is no file {str(path)!r}")
     found: list[Task] = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if limit is not None and len(found) >= limit:
             break
         try:
             read = _task(json.loads(line), f"{path.stem}:{number}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput(
                 f"{path} line {number}: {type(error).__name__} {error}; expected an object with"
                 " 'question', 'answers' and 'passages'"
@@ -93,16 +94,18 @@ def read_tasks(
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            yield from enumerate((line for line in file), start=1)
-    else:
-        with path.open(encoding="utf-8") as file:
-            yield from enumerate((line for line in file), start=1)
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, ``.gz`` or plain, counted from 1."""
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as file
+    ):
+        yield from enumerate(file, start=1)
 
 
 def _task(row: dict[str, Any], name: str) -> Task:
+    json.dumps(row, ensure_ascii=False).encode()  # ValueError for a lone surrogate: no text
     passages: Sequence[dict[str, Any]] = row.get("passages") or []
     ids = [str(p.get("id", i)) for i, p in enumerate(passages)]
     supporting = {str(i) for i in row.get("supporting") or ids}
@@ -121,6 +124,21 @@ def _answers(row: dict[str, Any]) -> tuple[str, ...]:
     one = row.get("answer", row.get("response"))
     given = row["answers"] if row.get("answers") else [] if one is None else [one]
     return tuple(str(answer) for answer in given if str(answer).strip())
+
+
+def read_sets(
+    questions: str | Path, held_out: str | Path | None, seed: int, **chosen: Any
+) -> tuple[list[Task], list[Task]]:
+    """What to learn from, and what to choose by: a file of its own, or some set aside.
+
+    Args:
+        seed: of what is set aside.
+        chosen: as ``read_tasks`` takes it; ``split`` is of ``questions`` alone.
+    """
+    tasks = read_tasks(Path(questions), **chosen)
+    if held_out is not None:
+        return tasks, read_tasks(Path(held_out), **{**chosen, "split": None})
+    return set_aside(tasks, ASIDE, seed)
 
 
 def set_aside(

@@ -73,6 +73,7 @@ def test_one_answer_a_list_and_standard_input(
         ("3", "entry 1 is no JSON object"),
         ('[{"mode": "base"}]', "entry 1 has no field"),
         ("[" * 100_000, "line 1 is not JSON"),
+        ("1" * 5_000, "line 1 is not JSON"),  # more digits than Python takes
         (b"\xff\xfe", "not UTF-8"),
     ],
 )

@@ -129,3 +129,25 @@ def test_log_probabilities_are_those_of_the_model(tiny_folder: Callable[[str], P
             )
             found = torch.tensor([one.logprob for one in said if one is not None])
             torch.testing.assert_close(found, want[:, 0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_ended_row_is_not_carried_past_the_last_position(
+    tiny_folder: Callable[[str], Path], kind: str, fixed: bool
+) -> None:
+    """A prompt of all positions but one ends at once, and the others of its batch go on."""
+    base = load_base_model(str(tiny_folder(kind)), dtype="float32")
+    prompts, most = [[1] * 511, *PROMPTS], [1, 6, 6, 6]
+    steps = Fixed(base.model, 6) if fixed else None
+    said = run(base, prompts, Generation(), never(base), most, steps=steps)
+    assert said[1:] == run(base, PROMPTS, Generation(), never(base), 6)
+
+
+def test_a_tiny_temperature_is_greedy(tiny_folder: Callable[[str], Path]) -> None:
+    """However small it is, also where logits divided by it are no numbers any more."""
+    base = load_base_model(str(tiny_folder("llama")), dtype="float32")
+    greedy = run(base, PROMPTS, Generation(), never(base), 5)
+    for temperature in (1e-6, 1e-45, 5e-324):
+        hot = Generation(temperature=temperature)
+        assert run(base, PROMPTS, hot, never(base), 5) == greedy

@@ -35,7 +35,7 @@ def test_an_empty_answer_is_observed_too() -> None:
 
 def test_the_record_says_how_a_request_was_carried_out() -> None:
     asked = {"namespace": "default", "k": 3, "found": 3, "where": None, "as_of": None, "read": 1}
-    found = ran(asked, 3, 2, Acted("fold", 1, 2), {"total": 9.0})
+    found = ran(asked, 3, 2, Acted("fold"), {"total": 9.0})
     assert (found["read"], found["resident"], found["batch"], found["acted"]) == (1, 2, 2, "fold")
     assert (found["costs_ms"], found["expected"]) == ({}, {"total": 9.0})
     assert asked.items() <= found.items()

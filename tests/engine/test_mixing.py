@@ -198,3 +198,18 @@ def test_a_gate_that_is_not_there_is_asked_for(tiny_folder: Callable[[str], Path
     with pytest.raises(InvalidInput) as caught:
         it.logits(Mixture(PARTS, "gate"))
     assert caught.value.code == "no_gate"
+
+
+@pytest.mark.parametrize("composition", ["cat", "svd", "arrow"])
+def test_rows_that_are_not_in_use_are_not_read(
+    tiny_folder: Callable[[str], Path], composition: Composition
+) -> None:
+    """A slot that is being filled, with what may turn out damaged, touches no other question."""
+    it = Setting(tiny_folder("llama"))
+    mixtures = [Mixture((("b", 0.7), ("c", 0.3)), composition), Mixture((("c", 1.0),)), Mixture()]
+    with it.runtime.acting(mixtures, it.registered) as model:
+        want = model(IDS.expand(3, -1)).logits
+    for slot in it.runtime.pool._free:
+        it.runtime.pool.rows[slot] = float("nan")
+    with it.runtime.acting(mixtures, it.registered) as model:
+        assert torch.equal(model(IDS.expand(3, -1)).logits, want)

@@ -182,3 +182,21 @@ def test_gradients_reach_vectors_and_factors() -> None:
     )
     add_gated(numbers(1, T, H2), numbers(1, T, H1, seed=1), a, b, gate).y.square().sum().backward()
     assert all(leaf.grad is not None and leaf.grad.abs().sum() > 0 for leaf in leaves)
+
+
+@pytest.mark.parametrize("impl", EVERY)
+@pytest.mark.parametrize("name", ["live", "top_k", "cores", "vectors", "learned", "rank", "width"])
+def test_a_gate_of_other_deltas_is_refused(impl: Impl, name: str) -> None:
+    """A gate of fewer rows or numbers is named beside the bank, whatever would compute it."""
+    gate = a_gate(learned=True)
+    x, y = numbers(S, 1, H1, seed=1), numbers(S, 1, H2, seed=2)
+    a, b = numbers(S, K * R, H1, seed=3), numbers(S, K * R, H2, seed=6)
+    add_gated(y, x, a, b, gate, 0.5, impl)
+    if name == "rank":
+        short = replace(gate, cores=gate.cores[..., :-1])  # type: ignore[index]
+    elif name == "width":
+        short = replace(gate, vectors=gate.vectors[..., :-1])  # type: ignore[index]
+    else:
+        short = replace(gate, **{name: getattr(gate, name)[:-1]})
+    with pytest.raises(InvalidInput, match="does not fit"):
+        add_gated(y, x, a, b, short, 0.5, impl)

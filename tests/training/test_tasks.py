@@ -66,6 +66,13 @@ def test_a_wrong_line_is_named(row: dict[str, object], tmp_path: Path) -> None:
         read_tasks(write(tmp_path / "q.jsonl", [ROWS[0], row]))
 
 
+@pytest.mark.parametrize("line", ["{", "[" * 100_000, "1" * 5_000])
+def test_a_line_that_cannot_be_parsed_is_named(line: str, tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(InvalidInput, match="line 1"):
+        read_tasks(tmp_path / "q.jsonl")
+
+
 def test_nothing_to_learn_from_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no question with an answer"):
         read_tasks(write(tmp_path / "q.jsonl", ROWS[1:3]))
@@ -89,3 +96,13 @@ def test_no_passage_is_on_both_sides() -> None:
 def test_something_is_always_left_to_learn_from() -> None:
     task = Task("1", "?", ("x",), (("", "One."),), (0,))
     assert set_aside([task], 1.0) == ([task], [])
+
+
+@pytest.mark.parametrize("field", ["question", "answer", "task"])
+def test_a_lone_surrogate_is_named_with_its_line(tmp_path: Path, field: str) -> None:
+    """Half a character is no text that a model could read."""
+    row = {"question": "Who?", "answer": "Enna", "task": "lamps"}
+    path = tmp_path / "half.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {field: "\ud800"}) + "\n")
+    with pytest.raises(InvalidInput, match="line 2"):
+        read_tasks(path, with_passages=False)

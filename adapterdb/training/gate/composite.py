@@ -7,10 +7,9 @@ answers them is the caller's business.
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -21,7 +20,7 @@ from adapterdb.errors import Exists, InvalidInput
 from adapterdb.prompts import PromptEncoder
 from adapterdb.records import check_int
 from adapterdb.training.gate.objective import NONE, RoutedSequence
-from adapterdb.training.tasks import Task, read_tasks
+from adapterdb.training.tasks import Task, numbered_lines, read_tasks
 
 Form = Literal["together", "turns"]
 # the tasks of MeteoRA's composite-10, in the order in which they are asked
@@ -288,11 +287,11 @@ def read_composites(path: Path) -> list[Composite]:
     if not path.is_file():
         raise InvalidInput(f"there is no file {str(path)!r}")
     found = []
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             row = json.loads(line)
             found.append(_ours(row) if "parts" in row else _published(row))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidInput(
                 f"{path} line {number}: {type(error).__name__} {error}; expected an object with"
                 " 'parts', or with 'prompt' and 'response'"
@@ -327,15 +326,6 @@ def _plain(task: Task) -> dict[str, Any]:
     return {
         "id": task.id, "task": task.task, "question": task.question, "answers": list(task.answers)
     }  # fmt: skip
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as file
-    ):
-        yield from enumerate(file, start=1)
 
 
 def _squeezed(text: str) -> str:

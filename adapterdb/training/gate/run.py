@@ -323,7 +323,6 @@ class _Run:
             "name": s.name, "settings": asdict(s), "steps": self.step,
             "minutes": round(self.spent_s / 60, 2), "best_step": self.best_step,
             "examples": len(self.learned), "held_out": len(self.aside),
-            "tasks": {expert.task: expert.id for expert in self.experts},
         }  # fmt: skip
         return GateResult(bank, rows.cpu(), tuple(self.curve), facts)
 
