@@ -182,16 +182,15 @@ class Asking:
 
     def _auto(self, options: AskOptions) -> Auto:
         from adapterdb.engine.auto import Auto
-        from adapterdb.engine.calibration import KIND, MORE
+        from adapterdb.engine.calibration import MORE
 
-        home, answerer = self._home, self._home.answerer
+        answerer, known, remark = self._home.answerer, self._home.calibration(), ""
         planner = answerer.planner
-        part, remark = home.shared.latest(KIND), ""
-        if part is not None:
+        if known is not None:
             asked = {"k": planner.k(options), "composition": options.composition}
-            made = {name: part.facts.get(name, value) for name, value in asked.items()}
+            made = {name: known[1].facts.get(name, value) for name, value in asked.items()}
             if made != asked:
                 told = ", ".join(f"{name} {value}" for name, value in made.items())
                 remark = f"it was calibrated with {told}"
         find = partial(planner.find, more=MORE)
-        return Auto(find, planner.k, answerer.ask_many, home.calibration(), remark)
+        return Auto(find, planner.k, answerer.ask_many, known and known[0], remark)

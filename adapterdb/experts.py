@@ -86,7 +86,7 @@ def _only_delta(store: Store, name: str, namespace: str) -> Delta:
     except NotFound as error:
         raise NotFound(
             f"task {name!r} has no delta: there is no document of that name in {namespace!r}",
-            hint=f"train one: adb train ft QUESTIONS --task {name!r} --name {name!r}",
+            hint=f"train one: adb train experts QUESTIONS --task {name!r}",
         ) from error
     if len(deltas) != 1:
         raise InvalidInput(

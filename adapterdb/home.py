@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adapterdb.ingest.pipeline import Pipeline
     from adapterdb.layout import DeltaLayout
     from adapterdb.starts import Starts
-    from adapterdb.store.shared import Shared
+    from adapterdb.store.shared import Shared, SharedPart
     from adapterdb.store.store import Store
     from adapterdb.training.gate.bank import GateBank
     from adapterdb.training.recipes import Recipe
@@ -93,7 +93,7 @@ class Home:
     def __init__(self, path: Path, config: Config, store: Store, options: LoadOptions) -> None:
         self.path, self.config, self.store, self.options = path, config, store, options
         self._loading = threading.RLock()
-        self._parts: dict[str, tuple[str, Any]] = {}  # kind to name and what was read
+        self._parts: dict[str, tuple[Any, SharedPart]] = {}  # kind to what was read, of what
         self.pins: dict[tuple[str, str], list[list[str]]] = {}
 
     @classmethod
@@ -272,23 +272,26 @@ class Home:
         """The newest learned gate; None where none has been trained."""
         from adapterdb.training.gate.bank import GateBank
 
-        return self._newest("gate", GateBank.from_tensors)
+        found = self._newest("gate", GateBank.from_tensors)
+        return None if found is None else found[0]
 
-    def calibration(self) -> Calibration | None:
-        """What mode ``auto`` chooses by; None where none has been trained."""
+    def calibration(self) -> tuple[Calibration, SharedPart] | None:
+        """What mode ``auto`` chooses by, and how it was made; None where none has been trained."""
         from adapterdb.engine.calibration import Calibration
 
         return self._newest("calibration", Calibration.from_tensors)
 
-    def _newest(self, kind: str, read: Callable[[dict[str, Tensor]], T]) -> T | None:
+    def _newest(
+        self, kind: str, read: Callable[[dict[str, Tensor]], T]
+    ) -> tuple[T, SharedPart] | None:
         """The newest shared part of a kind, read again only when there is a newer one."""
         part = self.shared.latest(kind)
         if part is None:
             return None
-        if self._parts.get(kind, ("",))[0] != part.name:
-            self._parts[kind] = part.name, read(self.shared.tensors(part))
-        found: T = self._parts[kind][1]
-        return found
+        known = self._parts.get(kind)
+        if known is None or known[1].name != part.name:
+            known = self._parts[kind] = read(self.shared.tensors(part)), part
+        return known
 
     def drop_resident(self) -> None:
         """Let no delta stay in memory."""

@@ -46,7 +46,7 @@ from adapterdb.training.meta.run import train_meta_init
 from adapterdb.training.objective import TokenSequence
 from adapterdb.training.presets import changed_preset
 from adapterdb.training.start import Start, base_weight
-from adapterdb.training.tasks import read_sets, read_tasks
+from adapterdb.training.tasks import Task, read_sets, read_tasks
 from adapterdb.training.weights.tfidf import fit_tfidf
 from adapterdb.training.weights.weighting import Camels
 
@@ -129,31 +129,64 @@ class Trainer:
         *,
         recipe: str = "ft",
         held_out: str | Path | None = None,
-        task: str | None = None,
         split: str | None = None,
         name: str = "",
         namespace: str = "default",
         on_progress: Listener | None = None,
         **changes: Any,
     ) -> SharedPart:
-        """Tune one LoRA to a task: start of ``prag-warm`` and ``ftsimada``, expert of a gate.
+        """Tune one LoRA to a task: the start of ``prag-warm`` and ``ftsimada``, and a control.
 
         Args:
-            task, split: only questions that name this task, and are of this part.
+            split: only questions of this part.
             name: of a document to store it under as well, so that ``ask`` can name it.
             others: as for ``meta_init``; ``changes`` are fields of ``FinetuneSettings``.
         """
         settings = changed_preset(FinetuneSettings, "finetune", recipe, changes)
-        chosen = {"with_passages": False, "task": task, "split": split}
-        learned, aside = read_sets(questions, held_out, settings.seed, **chosen)
-        encoder = self._home.base.encoder
-        sets = [sequences_to_learn(tasks, settings, encoder) for tasks in (learned, aside)]
-        made = self._finetuned(sets, settings, on_progress)
+        sets = read_sets(questions, held_out, settings.seed, with_passages=False, split=split)
+        made = self._tuned(sets, settings, on_progress)
         facts = {"name": settings.name, "best_step": made.best_step, "curve": list(made.curve)}
         part = self._kept("ft", Start(made.row, torch.zeros_like(made.row)), facts)
         if name:
-            self._store(made, name, namespace, f"Tuned to {len(learned)} questions.", "ft")
+            self._store(made, name, namespace, _told(sets[0]), "ft")
         return part
+
+    def experts(
+        self,
+        questions: str | Path,
+        *,
+        tasks: Sequence[str] = (),
+        recipe: str = "ft",
+        held_out: str | Path | None = None,
+        split: str | None = None,
+        namespace: str = "default",
+        on_progress: Listener | None = None,
+        **changes: Any,
+    ) -> list[Delta]:
+        """Tune one delta to each task: what a ``gate`` learns to choose among.
+
+        Each is the delta of a document named after its task, and goes when that one goes.
+
+        Args:
+            questions: JSON Lines; every question names its ``task``.
+            tasks: only these; none: all that are named.
+            others: as for ``ft``.
+
+        Raises:
+            InvalidInput: if no question names a task, or none names one of ``tasks``.
+        """
+        settings = changed_preset(FinetuneSettings, "finetune", recipe, changes)
+        how = {"with_passages": False, "split": split}
+        found = read_tasks(Path(questions), with_passages=False, split=split)
+        names = list(tasks) or list(dict.fromkeys(task.task for task in found if task.task))
+        if not names:
+            raise InvalidInput(f"no question in {questions} names its task")
+        made = []
+        for name in names:
+            sets = read_sets(questions, held_out, settings.seed, task=name, **how)
+            tuned = self._tuned(sets, settings, on_progress)
+            made.append(self._store(tuned, name, namespace, _told(sets[0]), "ft"))
+        return made
 
     def dapt(
         self,
@@ -371,6 +404,17 @@ class Trainer:
             partial(greedy_answers, home.runtime.adapted, home.base.encoder), {"f1": squad_f1}
         )
 
+    def _tuned(
+        self,
+        sets: Sequence[Sequence[Task]],
+        settings: FinetuneSettings,
+        on_progress: Listener | None,
+    ) -> Finetuned:
+        """Factors tuned to questions, of which the second set chooses the best step."""
+        encoder = self._home.base.encoder
+        learned = [sequences_to_learn(tasks, settings, encoder) for tasks in sets]
+        return self._finetuned(learned, settings, on_progress)
+
     def _finetuned(
         self,
         sets: Sequence[Sequence[TokenSequence]],
@@ -406,3 +450,8 @@ class Trainer:
 
     def _documents(self, sources: Paths) -> Iterator[Document]:
         return read_all_documents(sources, self._home.config.limits)
+
+
+def _told(learned: Sequence[Task]) -> str:
+    """The text of a document that stands for a delta tuned to questions."""
+    return f"Tuned to {len(learned)} questions."

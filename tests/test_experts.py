@@ -42,9 +42,10 @@ def questions(tmp_path: Path) -> Path:
 
 def with_deltas(db: AdapterDB, questions: Path) -> list[str]:
     """A delta of each task; their ids."""
-    for name in TASKS:
-        db.trainer.ft(questions, task=name, name=name, max_steps=2, lora=None)
-    return [db.deltas(name)[0].id for name in TASKS]
+    made = db.trainer.experts(questions, max_steps=2, lora=None)
+    assert [delta.document for delta in made] == list(TASKS)
+    assert db.trainer.parts() == []  # forgotten with their documents: nothing else holds them
+    return [delta.id for delta in made]
 
 
 def bank_of(db: AdapterDB) -> GateBank:
@@ -119,4 +120,4 @@ def test_wrong_experts_are_named(db: AdapterDB, questions: Path, tmp_path: Path)
     with pytest.raises(InvalidInput, match="names no task"):
         db.trainer.gate(bare, max_steps=1)
     with pytest.raises(InvalidInput, match="holds no question with an answer, task 'none'"):
-        db.trainer.ft(questions, task="none", max_steps=1)
+        db.trainer.experts(questions, tasks=["none"], max_steps=1)

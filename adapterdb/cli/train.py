@@ -39,7 +39,6 @@ CHECKPOINT = click.option(
     metavar="FILE",
     help="Save the run there, and take it up from there.",
 )
-TASK = click.option("--task", metavar="NAME", help="Only questions that name this task.")
 SPLIT = click.option(
     "--split",
     metavar="NAME",
@@ -99,7 +98,6 @@ def meta_init(settings: Settings, /, questions: str, **given: Any) -> None:
 @train.command()
 @QUESTIONS
 @HELD_OUT
-@TASK
 @SPLIT
 @running
 @click.option("--name", default="", help="Store it as a document, too, for --adapter NAME.")
@@ -115,6 +113,33 @@ def ft(settings: Settings, /, questions: str, **given: Any) -> None:
     with settings.open() as db:
         part = db.trainer.ft(questions, **_given(given), on_progress=_Reporter(settings))
     _print_part(settings, part)
+
+
+@train.command()
+@QUESTIONS
+@click.option(
+    "--task", "tasks", multiple=True, metavar="NAME", help="Only this task; may be repeated."
+)
+@HELD_OUT
+@SPLIT
+@running
+@NAMESPACE
+@shared
+def experts(settings: Settings, /, questions: str, **given: Any) -> None:
+    """Tune one delta to each task of a file: what 'adb train gate' learns to choose among.
+
+    Every question says its "task"; the delta is that of a document of the same name.
+
+    Example:
+      adb train experts tasks.jsonl --split train
+    """
+    with settings.open() as db:
+        made = db.trainer.experts(questions, **_given(given), on_progress=_Reporter(settings))
+    for delta in made:
+        if settings.json:
+            print_json(delta)
+        else:
+            print_text(f"stored as {delta.document}: delta {delta.id}")
 
 
 @train.command()
@@ -200,9 +225,8 @@ def gate(settings: Settings, /, questions: str, **given: Any) -> None:
     prototype.
 
     Example:
-      adb train ft tasks.jsonl --task snarks --name snarks
-      adb train ft tasks.jsonl --task navigate --name navigate
-      adb train gate tasks.jsonl --delta snarks --delta navigate
+      adb train experts tasks.jsonl
+      adb train gate tasks.jsonl
       adb ask "Is this a joke?" --mode adapter --compose gate
     """
     with settings.open() as db:

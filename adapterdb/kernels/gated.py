@@ -252,6 +252,8 @@ def _obstacle(gate: TokenGate) -> str | None:
     """Why the C kernel can't judge as this gate does, or None."""
     if gate.cores is None and gate.vectors is None:
         return "the gate has neither cores nor vectors"
+    if not gate.live.is_cpu:
+        return f"it runs on a CPU, and the gate is on {gate.live.device}"
     tensors = (gate.cores, gate.vectors, gate.offset)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return "it has no gradient, and the gate may want one"

@@ -26,10 +26,12 @@ def test_a_gate_is_trained_over_task_deltas(run: Run, home: Path, tasks: str) ->
     """A delta of each task, then the gate; it is listed among the parts."""
     failed = run("train", "gate", tasks, "--steps", "1", "-d", home)
     assert failed.exit_code == 1
-    assert "adb train ft QUESTIONS --task 'one' --name 'one'" in failed.output
-    for name in ("one", "two"):
-        made = run("train", "ft", tasks, "--task", name, "--name", name, "--steps", "1", "-d", home)
-        assert made.exit_code == 0, made.output
+    assert "adb train experts QUESTIONS --task 'one'" in failed.output
+    made = run("train", "experts", tasks, "--task", "one", "--steps", "1", "-d", home)
+    assert made.exit_code == 0, made.output
+    assert "stored as one: delta " in made.output
+    made = run("train", "experts", tasks, "--task", "two", "--steps", "1", "--json", "-d", home)
+    assert rows(made.stdout)[-1]["document"] == "two"
     shown = run("train", "gate", tasks, "--steps", "1", "--json", "-d", home)
     assert shown.exit_code == 0, shown.output
     part = rows(shown.stdout)[-1]

@@ -319,6 +319,8 @@ def _published(row: Mapping[str, Any]) -> Composite:
 
 def _task(entry: Mapping[str, Any]) -> Task:
     answers = tuple(str(answer) for answer in entry["answers"])
+    if not answers:
+        raise ValueError("a question has no answers")
     return Task(str(entry["id"]), str(entry["question"]), answers, (), (), str(entry["task"]))
 
 
