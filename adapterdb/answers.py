@@ -64,11 +64,23 @@ class Dials(Record):
 
 @dataclass(frozen=True)
 class Mixture(Record):
-    """Deltas and their weights for one question, best first, and how they are put together."""
+    """Deltas and their weights for one question, best first, and how they are put together.
+
+    Raises:
+        InvalidInput: for an unknown composition, or a weight that is not within +-1e9.
+    """
 
     parts: tuple[tuple[str, float], ...] = ()
     composition: Composition = "cat"
     dials: Dials = Dials()
+
+    def __post_init__(self) -> None:
+        if self.composition not in COMPOSITIONS:
+            raise InvalidInput(
+                f"composition {self.composition!r} is not one of {', '.join(COMPOSITIONS)}"
+            )
+        for delta_id, weight in self.parts:
+            check_number(f"the weight of {delta_id}", weight, -1e9, 1e9)
 
 
 @dataclass(frozen=True)

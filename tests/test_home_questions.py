@@ -268,10 +268,12 @@ def test_weights_that_are_no_usable_numbers_are_refused(db: AdapterDB, weight: f
     """By name, and in a Mixture; so is a Mixture of no composition that there is."""
     with db:
         (ferry,) = db.deltas("ferry")
-        part = (ferry.id, weight)
-        for mixture in ({"ferry": weight}, Mixture((part,)), Mixture(((ferry.id, 1.0),), "most")):  # type: ignore[arg-type]
-            with pytest.raises(InvalidInput):
-                db.ask(QUESTIONS[0], mode="adapter", mixture=mixture)
+        with pytest.raises(InvalidInput, match="weight"):
+            db.ask(QUESTIONS[0], mode="adapter", mixture={"ferry": weight})
+        with pytest.raises(InvalidInput, match="weight"):
+            Mixture(((ferry.id, weight),))
+        with pytest.raises(InvalidInput, match="'most'"):
+            Mixture(((ferry.id, 1.0),), "most")  # type: ignore[arg-type]
 
 
 def test_a_name_that_is_not_there_is_called_a_document(db: AdapterDB) -> None:

@@ -168,12 +168,15 @@ class Answerer:
 
 
 def _parts(plans: Sequence[Plan], slots: int) -> Iterator[Sequence[Plan]]:
-    """Runs of plans whose deltas fit into the slots together; at least one plan each."""
-    first, wanted = 0, set[str]()
+    """Runs of plans with no more deltas than slots together; at least one plan each.
+
+    A delta counts for each question it acts on: its factors are gathered for each.
+    """
+    first = deltas = 0
     for at, plan in enumerate(plans):
-        mine = {delta_id for delta_id, _ in plan.mixture.parts}
-        if at > first and len(wanted | mine) > slots:
+        mine = len(plan.mixture.parts)
+        if at > first and deltas + mine > slots:
             yield plans[first:at]
-            first, wanted = at, set()
-        wanted |= mine
+            first, deltas = at, 0
+        deltas += mine
     yield plans[first:]

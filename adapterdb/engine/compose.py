@@ -23,7 +23,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from adapterdb.answers import COMPOSITIONS, WEIGHTINGS, Composition, Dials, Mixture, Weighting
+from adapterdb.answers import WEIGHTINGS, Composition, Dials, Mixture, Weighting
 from adapterdb.errors import InvalidInput
 from adapterdb.records import Hit
 
@@ -59,8 +59,6 @@ def compose(
         strength: gamma, multiplies every weight.
         dials: kept in the mixture.
     """
-    if composition not in COMPOSITIONS:
-        raise InvalidInput(f"composition {composition!r} is not one of {', '.join(COMPOSITIONS)}")
     if weights is not None and weights not in WEIGHTINGS:
         raise InvalidInput(f"weights {weights!r} is not one of {', '.join(WEIGHTINGS)}")
     chosen = hits[:1] if composition == "single" else hits

@@ -1,7 +1,7 @@
 """The lock of whoever runs the model: inside it the weights are the base's own, or what is folded.
 
-One thread may take it again inside itself (who reads a stream asks, or ingests, in between): then
-what the outer holder has folded is out of the weights for as long as the inner one holds the lock.
+One thread may take it again inside itself (asking or ingesting inside ``applied``): then what the
+outer holder has folded is out of the weights for as long as the inner one holds the lock.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from adapterdb.training.gate.bank import GateBank
 from adapterdb.training.start import Start
 
 SPARE = 4  # workspaces kept for requests of the same shape
+SPARE_BYTES = 64 * 2**20  # of one: to fill a larger one costs far more than to make it
 
 
 class Acted(NamedTuple):
@@ -240,6 +241,8 @@ def _keep(
     key: tuple[int, int, torch.dtype],
     space: Workspace,
 ) -> None:
+    if space.size_bytes > SPARE_BYTES:
+        return
     spare[key] = space
     if len(spare) > SPARE:
         spare.pop(next(iter(spare)))

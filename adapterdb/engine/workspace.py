@@ -68,6 +68,11 @@ class Workspace:
             out.mul_(gain[..., None, None])
         return self.factors
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all buffers."""
+        return sum(t.nbytes for t in (self._rows, *(out for _, out in self._copies)))
+
     def clear(self) -> None:
         """Leave nothing of what was filled in."""
         for tensor in (self._rows, *(out for _, out in self._copies)):
