@@ -29,6 +29,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ from adapterdb.evaluation.metrics import squad_em, squad_f1
 from adapterdb.records import Document
 
 RESAMPLES = 10_000
+ASKERS = 32  # threads
 PER_PASSAGE = 4  # questions of a passage that a gate learns from; one more judges it
 Record = dict[str, Any]
 
@@ -109,8 +111,12 @@ def asked(db: AdapterDB, records: Sequence[Record], cell: Cell, sheet: Sheet) ->
         return db.ask_many(questions, mode=cell.name, k=cell.k)  # type: ignore[arg-type]
     if cell.name == "shifted":
         lent = shifted(records, sheet.cells[Cell("cat", cell.k)]["mixtures"])
-        pairs = zip(questions, lent, strict=True)
-        return [db.ask(question, mode="adapter", mixture=mixture) for question, mixture in pairs]
+
+        def ask(question: str, mixture: Mixture) -> Answer:
+            return db.ask(question, mode="adapter", mixture=mixture)
+
+        with ThreadPoolExecutor(ASKERS) as askers:  # what they ask at once shares a batch
+            return list(askers.map(ask, questions, lent))
     return db.ask_many(questions, mode="adapter", k=cell.k, compose=cell.name)  # type: ignore[arg-type]
 
 

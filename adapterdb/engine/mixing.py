@@ -150,8 +150,7 @@ class Mixing:
                     continue
                 core = self._cores(part)
                 if mine is not None:
-                    beside = mine.arrow.to(device)
-                    core, offset[b, k] = core * beside[:, :1], beside[:, 1]
+                    core, offset[b, k] = mine.unseen(core)
                 cores[b, k] = core
         fixed = torch.tensor([m.composition not in GATES for m in self.mixtures], device=device)
         dials = [_dials(m, use) for m in self.mixtures]
