@@ -214,6 +214,10 @@ def camels(settings: Settings, /, questions: str, **given: Any) -> None:
     "--train-deltas", is_flag=True, default=None,
     help="Train the deltas, too; they are stored as new versions of their documents.",
 )  # fmt: skip
+@click.option(
+    "--turns", type=int, metavar="N",
+    help="Learn from texts of up to N questions of several tasks, for prompts that hold several.",
+)  # fmt: skip
 @NAMESPACE
 @CHECKPOINT
 @shared

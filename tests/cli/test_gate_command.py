@@ -32,10 +32,11 @@ def test_a_gate_is_trained_over_task_deltas(run: Run, home: Path, tasks: str) ->
     assert "stored as one: delta " in made.output
     made = run("train", "experts", tasks, "--task", "two", "--steps", "1", "--json", "-d", home)
     assert rows(made.stdout)[-1]["document"] == "two"
-    shown = run("train", "gate", tasks, "--steps", "1", "--json", "-d", home)
+    shown = run("train", "gate", tasks, "--steps", "1", "--turns", "2", "--json", "-d", home)
     assert shown.exit_code == 0, shown.output
     part = rows(shown.stdout)[-1]
     assert (part["kind"], len(part["facts"]["deltas"])) == ("gate", 2)
+    assert part["facts"]["settings"]["turns"] == 2
     assert "gate@1" in run("train", "parts", "-d", home).output
 
 
