@@ -21,6 +21,7 @@ from typing import Any
 from adapterdb.errors import InvalidInput
 
 SHARE_OF_TEST = 0.2
+NAMED = "'question' (or 'prompt') and 'answers' (or 'response')"
 ASIDE = 0.05  # of the passages, to choose the best step by, where no held-out file is given
 
 
@@ -80,9 +81,10 @@ def read_tasks(
         try:
             read = _task(json.loads(line), f"{path.stem}:{number}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            needed = "'question', 'answers' and 'passages'" if with_passages else NAMED
             raise InvalidInput(
                 f"{path} line {number}: {type(error).__name__} {error}; expected an object with"
-                " 'question', 'answers' and 'passages'"
+                f" {needed}"
             ) from error
         chosen = task in (None, read.task) and split in (None, read.part)
         if chosen and read.answers and (read.passages or not with_passages):
@@ -97,9 +99,9 @@ def read_tasks(
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a text file, ``.gz`` or plain, counted from 1."""
     with (
-        gzip.open(path, "rt", encoding="utf-8")
+        gzip.open(path, "rt", encoding="utf-8-sig")  # a byte-order mark is no part of a line
         if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as file
+        else path.open(encoding="utf-8-sig") as file
     ):
         yield from enumerate(file, start=1)
 

@@ -106,3 +106,13 @@ def test_a_lone_surrogate_is_named_with_its_line(tmp_path: Path, field: str) -> 
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | {field: "\ud800"}) + "\n")
     with pytest.raises(InvalidInput, match="line 2"):
         read_tasks(path, with_passages=False)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path: Path) -> None:
+    """As some editors write it; a line that is wrong is told what is asked of it."""
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"question": "Who?", "answers": ["Enna"]}\n')
+    assert read_tasks(path, with_passages=False)[0].question == "Who?"
+    path.write_text("[1]\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match=r"line 1: .*'question' \(or 'prompt'\)"):
+        read_tasks(path, with_passages=False)

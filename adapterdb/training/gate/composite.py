@@ -138,8 +138,9 @@ def compose(
     names = [name for name in decks.names if not shots or name in examples.names]
     if n < 2 or len(names) < n:
         raise InvalidInput(
-            f"a composite of {n} needs 2 or more tasks and as many to draw from; there are"
-            f" {len(names)}: {', '.join(names)[:200]}"
+            f"a composite of {n} needs 2 or more tasks and as many to draw from; the examples name"
+            f" {len(names)} ({', '.join(names)[:200] or 'none'})",
+            hint="every example says its 'task'",
         )
     generator = torch.Generator().manual_seed(seed)
     found: list[Composite] = []
