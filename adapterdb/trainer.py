@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterdb.answers import Composition
+from adapterdb.answers import Composition, check_question
 from adapterdb.engine.calibrating import TOLERANCE, Question, calibrate
 from adapterdb.engine.calibration import KIND as CALIBRATION
 from adapterdb.engine.decode import greedy_answers
@@ -359,6 +359,11 @@ class Trainer:
         home = self._home
         home.store.check_writable()
         tasks = read_tasks(Path(questions), limit, with_passages=False)
+        for task in tasks:
+            try:
+                check_question(task.question)
+            except InvalidInput as error:
+                raise InvalidInput(f"{questions}: question {task.id!r}: {error}") from error
         made = calibrate(
             home.answerer,
             [Question(task.question, task.answers) for task in tasks],

@@ -75,3 +75,13 @@ def test_nothing_is_asked_of_a_home_that_can_not_keep_it(home: Path, questions: 
     with AdapterDB.open(home, read_only=True) as db, pytest.raises((StorageFailed, InvalidInput)):
         db.trainer.calibration(questions, on_progress=lambda *done: seen.append(done))
     assert seen == []
+
+
+def test_a_question_that_can_not_be_asked_is_named(run: Run, home: Path, tmp_path: Path) -> None:
+    """By its id or line, before anything is asked."""
+    path = tmp_path / "odd.jsonl"
+    rows = [{"question": "What hangs?", "answers": ["1"]}, {"question": "a\x00b", "answers": ["1"]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    failed = run("train", "calibration", path, "-d", home)
+    assert failed.exit_code == 1
+    assert "'odd:2'" in failed.output
