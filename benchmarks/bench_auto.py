@@ -1,6 +1,6 @@
 """Mode ``auto`` against the fixed modes on questions about articles it was not calibrated on.
 
-    python benchmarks/bench_auto.py squad_dev.jsonl.gz --home /tmp/auto_home --questions 300
+    python benchmarks/bench_auto.py squad_dev.jsonl.gz --home HOME --questions 300
 
 DATA is JSON Lines, plain or .gz, with question, answers and passages (id, title, text). Every
 distinct passage is stored; a home that is there already is used as it is. Articles (by title) are
