@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from adapterdb.kernels import Gated, Impl, TokenGate, add_gated, add_lora
@@ -110,9 +109,6 @@ class AdaptedModel:
             x = inputs[0].reshape(*runs, inputs[0].shape[-1])
             whole = y.reshape(*runs, y.shape[-1])
             if acting.gates is None:
-                if whole.dtype is torch.float32 and self.impl == "auto" and _writable(whole, a):
-                    # what add_lora comes to, without its checks: 12 of 15 us at one token
-                    return whole.baddbmm_(torch.bmm(x, a.mT), b, alpha=acting.scale).view(y.shape)
                 out = add_lora(whole, x, a, b, scale=acting.scale, impl=self.impl, inplace=True)
                 return out.reshape(y.shape)
             gated = add_gated(
@@ -123,8 +119,3 @@ class AdaptedModel:
             return gated.y.reshape(y.shape)
 
         return add
-
-
-def _writable(y: Tensor, a: Tensor) -> bool:
-    """Whether plain products may be written into ``y``: on a CPU, all alike, no gradient wanted."""
-    return a.is_cpu and a.dtype is y.dtype and not torch.is_grad_enabled()

@@ -30,13 +30,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from bootstrap import interval
 
 from adapterdb import AdapterDB, Document
 from adapterdb.answers import ASK_MODES, Answer
 from adapterdb.evaluation.metrics import squad_f1
 
 TURN = 50
-SAMPLES = 2000
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -80,12 +80,6 @@ def asked(
     return answers, {mode: 1e3 * s / len(questions) for mode, s in seconds.items()}
 
 
-def interval(values: np.ndarray, seed: int) -> list[float]:
-    """95 % bootstrap interval of the mean."""
-    draw = np.random.default_rng(seed).integers(0, len(values), (SAMPLES, len(values)))
-    return [round(float(x), 2) for x in np.quantile(values[draw].mean(1), (0.025, 0.975))]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
@@ -118,11 +112,11 @@ def main() -> None:
         gain = f1["auto"] - scores
         r = results[mode] = {
             "f1": round(float(scores.mean()), 2),
-            "interval": interval(scores, options.seed),
+            "interval": [round(end, 2) for end in interval(scores)[1:]],
             "prompt_tokens": statistics.mean(a.tokens_in for a in answers[mode]),
             "ms": round(ms[mode], 1),
             "auto_gain": round(float(gain.mean()), 2),
-            "auto_gain_interval": interval(gain, options.seed),
+            "auto_gain_interval": [round(end, 2) for end in interval(gain)[1:]],
         }
         print(
             f"{mode:8} {r['f1']:5.1f} {r['interval']!s:>14} {r['prompt_tokens']:7.0f}"

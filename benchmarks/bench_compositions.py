@@ -38,15 +38,14 @@ os.environ.setdefault("LANCE_LOG", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import numpy as np
 import torch
+from bootstrap import interval
 
 from adapterdb import AdapterDB
 from adapterdb.answers import COMPOSITIONS, Answer, Mixture
 from adapterdb.evaluation.metrics import squad_em, squad_f1
 from adapterdb.records import Document
 
-RESAMPLES = 10_000
 ASKERS = 32  # threads
 PER_PASSAGE = 4  # questions of a passage that a gate learns from; one more judges it
 Record = dict[str, Any]
@@ -148,13 +147,6 @@ def scored(records: Sequence[Record], answers: Sequence[Answer], seconds: float)
         "notes": sum(bool(answer.note) for answer in answers),
         "seconds": seconds,
     }
-
-
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and its bootstrap 95% interval."""
-    picks = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.quantile(np.asarray(values)[picks].mean(1), (0.025, 0.975))
-    return statistics.mean(values), float(low), float(high)
 
 
 def summary(cells: dict[Cell, Record]) -> list[Record]:

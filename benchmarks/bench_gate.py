@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from bootstrap import interval
 from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel, Factors
@@ -285,16 +286,22 @@ def judge_all(
 
 def summarize(judged: Judged, reference: Judged | None) -> dict[str, Any]:
     """Means with intervals; also of the difference to one delta of all, prompt by prompt."""
-    right = [[100 * value for value in values] for values in judged.right]
+    right = 100 * _by_prompt(judged.right)
     found: dict[str, Any] = {
-        "right": interval(right), "nats": interval(judged.nats), "routed": judged.routed
+        "right": _rounded(right), "nats": _rounded(_by_prompt(judged.nats)), "routed": judged.routed
     }  # fmt: skip
     if reference is not None:
-        pairs = zip(judged.right, reference.right, strict=True)
-        found["right over one delta"] = interval(
-            [[100 * (a - b) for a, b in zip(x, y, strict=True)] for x, y in pairs]
-        )
+        found["right over one delta"] = _rounded(right - 100 * _by_prompt(reference.right))
     return found
+
+
+def _by_prompt(values: Sequence[Sequence[float]]) -> Tensor:
+    """The mean of each prompt; all have as many questions."""
+    return torch.tensor(values, dtype=torch.float64).mean(-1)
+
+
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(number, 3) for number in interval(values))
 
 
 def mean(values: Sequence[Sequence[float]]) -> float:
@@ -302,16 +309,6 @@ def mean(values: Sequence[Sequence[float]]) -> float:
     return statistics.mean(value for some in values for value in some)
 
 
-def interval(values: Sequence[Sequence[float]], draws: int = 1000) -> tuple[float, float, float]:
-    """Mean and 95 % interval, bootstrap over prompts (all have as many questions)."""
-    each = torch.tensor([statistics.mean(some) for some in values])
-    generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(each), (draws, len(each)), generator=generator)
-    low, high = each[picks].mean(-1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return round(float(each.mean()), 3), round(low, 3), round(high, 3)
-
-
-@torch.no_grad()
 def judge(
     adapted: AdaptedModel, asked: Sequence[AskedSequence], method: Method, at_once: int = 8
 ) -> Judged:

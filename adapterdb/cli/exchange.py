@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from adapterdb.answers import STORABLE, Composition
-from adapterdb.cli.options import NAMESPACE, parse_adapters, parse_tags, read_text
+from adapterdb.cli.options import NAMESPACE, TAG, TITLE, parse_adapters, parse_tags, read_text
 from adapterdb.cli.output import print_json, print_text
 from adapterdb.cli.settings import Settings, shared
 
@@ -64,12 +64,9 @@ def export(
     help="What the LoRA knows: it is found by this text. - is standard input.",
 )
 @click.option("--name", metavar="NAME", help="Of the document it stands for. Default: DIR's name.")
-@click.option("--title", default="", metavar="TEXT", help="Shown with the text.")
+@TITLE
 @NAMESPACE
-@click.option(
-    "--tag", "tags", multiple=True, metavar="[K=]V",
-    help="Add a field; a bare V is a tag. Repeatable.",
-)  # fmt: skip
+@TAG
 @click.option(
     "--made-from", "parents", multiple=True, metavar="NAME",
     help="Document or delta it was made from: deleted or forgotten with it. Repeatable.",

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from adapterdb.answers import STORABLE, Dials, Weighting
-from adapterdb.cli.options import NAMESPACE, parse_adapters, parse_tags, read_text
+from adapterdb.cli.options import NAMESPACE, TAG, TITLE, parse_adapters, parse_tags, read_text
 from adapterdb.cli.output import print_json, print_text
 from adapterdb.cli.settings import Settings, shared
 
@@ -43,12 +43,9 @@ from adapterdb.cli.settings import Settings, shared
     help="What it knows: it is found by this text. - is standard input."
     " Default: a line that names what was merged.",
 )
-@click.option("--title", default="", metavar="TEXT", help="Shown with the text.")
+@TITLE
 @NAMESPACE
-@click.option(
-    "--tag", "tags", multiple=True, metavar="[K=]V",
-    help="Add a field; a bare V is a tag. Repeatable.",
-)  # fmt: skip
+@TAG
 @shared
 def merge(
     settings: Settings,

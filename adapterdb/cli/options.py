@@ -30,6 +30,11 @@ K = click.option(
     metavar="N",
     help="Passages to use, 1 to 100. Default: what the base model reads best.",
 )
+TITLE = click.option("--title", default="", metavar="TEXT", help="Shown with the text.")
+TAG = click.option(
+    "--tag", "tags", multiple=True, metavar="[K=]V",
+    help="Add a field; a bare V is a tag. Repeatable.",
+)  # fmt: skip
 
 _CHOICE = (
     click.argument("names", metavar="NAME...", nargs=-1),

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from adapterdb.errors import InvalidInput
@@ -72,6 +73,13 @@ def add_lora(
         InvalidInput: if shapes don't fit each other (both are named), or the implementation asked
             for can't do this.
     """
+    if (
+        impl == "auto"
+        and inplace
+        and slots is None
+        and _bare(y, x, a, b, (weights, ranks, a_scale, b_scale))
+    ):
+        return y.baddbmm_(torch.bmm(x, a.mT), b, alpha=scale)
     products = Products(y, x, a, b, slots, weights, scale, ranks, a_scale, b_scale, inplace)
     check(products)
     if impl == "auto":
@@ -83,6 +91,21 @@ def add_lora(
     if impl == "triton":
         refuse(impl, fused.obstacle(products))
     return _ADD[impl](products)
+
+
+def _bare(y: Tensor, x: Tensor, a: Tensor, b: Tensor, more: tuple[Tensor | None, ...]) -> bool:
+    """Whether two products of float32 on a CPU are all there is to do, as at a decoding step.
+
+    There checks and records take 12 of 15 us, more than any kernel saves (16 questions, 24 linears
+    in turn: 25 us each so, 38 us in C).
+    """
+    return (
+        y.is_cpu and a.is_cpu
+        and y.dtype == x.dtype == a.dtype == b.dtype == torch.float32
+        and y.dim() == x.dim() == 3 and a.shape == (len(x), b.shape[1], x.shape[2])
+        and y.shape == (len(b), x.shape[1], b.shape[2])
+        and not torch.is_grad_enabled() and not any(t is not None for t in more)
+    )  # fmt: skip
 
 
 def refuse(impl: Impl, reason: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adapterdb.errors import Corrupt
+from adapterdb.errors import Corrupt, Mismatch
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -30,6 +30,26 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def load_run(path: Path, run: object, what: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What ``load_checkpoint`` gives, if it is of this run.
+
+    Args:
+        run: the fact ``run`` of a checkpoint of ours, as JSON-able data.
+        what: must be the same, in words.
+
+    Raises:
+        Mismatch: code ``checkpoint_mismatch``, if it is of another.
+    """
+    found = load_checkpoint(path)
+    if found is not None and found[1].get("run") != run:
+        raise Mismatch(
+            f"{path} is a checkpoint of other {what}",
+            code="checkpoint_mismatch",
+            hint="remove it to begin anew, or name another file",
+        )
+    return found
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -58,3 +58,18 @@ def test_wrong_arguments_are_named(change: dict[str, object]) -> None:
     }  # fmt: skip
     with pytest.raises(InvalidInput):
         add_lora(**(arguments | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", ["weights", "width", "rank"])
+def test_the_shortest_way_refuses_what_the_others_refuse(wrong: str) -> None:
+    """In place, on a CPU, without gradients nothing wrong slips by."""
+    y, x = torch.zeros(2, 1, 6), torch.ones(2, 1, 4)
+    a, b = torch.ones(2, 3, 5 if wrong == "width" else 4), torch.ones(2, 3, 6)
+    if wrong == "rank":
+        b = torch.ones(2, 2, 6)
+    given = torch.ones(2, 1) if wrong == "weights" else None
+    with torch.inference_mode(), pytest.raises(InvalidInput):
+        add_lora(y, x, a, b, weights=given, inplace=True)
+    with torch.inference_mode():
+        out = add_lora(y, x, torch.ones(2, 3, 4), torch.ones(2, 3, 6), scale=0.5, inplace=True)
+    assert torch.equal(out, torch.full((2, 1, 6), 6.0))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.base_model import BaseModel
-from adapterdb.errors import InvalidInput, Mismatch
+from adapterdb.errors import InvalidInput
 from adapterdb.prompts import PromptEncoder
 from adapterdb.training.camels.objective import (
     CamelsSettings,
@@ -31,7 +31,7 @@ from adapterdb.training.camels.objective import (
     passages_of,
 )
 from adapterdb.training.camels.space import Rows, Space, State, Whole
-from adapterdb.training.checkpoint import load_checkpoint, save_checkpoint
+from adapterdb.training.checkpoint import load_run, save_checkpoint
 from adapterdb.training.differentiable import FREQUENT, OTHERS, Vocabulary, frequent_words
 from adapterdb.training.objective import TokenSequence, TrainingPassage
 from adapterdb.training.schedule import Budget, Progress, check_finite
@@ -273,15 +273,10 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Take the run up from a checkpoint, if there is one."""
-        found = load_checkpoint(path)
+        found = load_run(path, self._identity(), "settings, passages or another start")
         if found is None:
             return
         tensors, facts = found
-        if facts.get("run") != self._identity():
-            raise Mismatch(
-                f"{path} is a checkpoint of other settings, passages or another start",
-                hint="remove it to begin anew, or name another file",
-            )
         self.step, self.spent_s, self.curve = facts["step"], facts["spent_s"], facts["curve"]
         self.plateau.load_state_dict(facts["plateau"])
         device = self.state[0].device

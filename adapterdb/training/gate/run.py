@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from adapterdb.adapted_model import AdaptedModel
-from adapterdb.errors import InvalidInput, Mismatch
+from adapterdb.errors import InvalidInput
 from adapterdb.prompts import PromptEncoder
-from adapterdb.training.checkpoint import load_checkpoint, save_checkpoint
+from adapterdb.training.checkpoint import load_run, save_checkpoint
 from adapterdb.training.finetune import minibatches
 from adapterdb.training.gate.bank import GateBank, gate_size
 from adapterdb.training.gate.calibration import arrow_scales
@@ -267,16 +267,10 @@ class _Run:
 
     def load(self, path: Path) -> None:
         """Go back to where the checkpoint stands, if there is one."""
-        found = load_checkpoint(path)
+        found = load_run(path, self.identity, "settings, examples, deltas or another layout")
         if found is None:
             return
         tensors, facts = found
-        if facts.get("run") != self.identity:
-            raise Mismatch(
-                f"{path} is a checkpoint of other settings, examples, deltas or another layout",
-                code="checkpoint_mismatch",
-                hint="remove it to begin anew, or name another file",
-            )
         device = self.vectors.device
         for name, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"now.{name}"])
