@@ -48,6 +48,7 @@ class Prompts:
         passage: one passage; fields ``{title}``, ``{text}``; untitled passages are only the text.
         passage_separator: between passages.
         ask: asks the model to write a question; fields ``{answer}``, ``{passages}``; may be empty.
+        restate: asks for a sentence made of the bare words ``{text}``; may be empty.
         passages: how many passages the model reads best, 1 or more; the default k.
         stop: texts that end an answer.
         max_new_tokens: default length of an answer.
@@ -59,6 +60,7 @@ class Prompts:
     passage: str = "{title}: {text}"
     passage_separator: str = "\n\n"
     ask: str = ""
+    restate: str = ""
     passages: int = 3
     stop: tuple[str, ...] = ("\n",)
     max_new_tokens: int = 32
@@ -146,6 +148,12 @@ class PromptEncoder:
         empty = self._fill(self.prompts.ask, answer=said, passages=[])
         room = max(0, self.max_length - question_tokens - len(empty))
         return self._fill(self.prompts.ask, answer=said, passages=self.passage(title, text)[:room])
+
+    def restate(self, words: str, sentence_tokens: int) -> list[int]:
+        """The ids of bare words, cut to what fits, to be continued by a sentence."""
+        empty = self._fill(self.prompts.restate, text=[])
+        room = max(0, self.max_length - sentence_tokens - len(empty))
+        return self._fill(self.prompts.restate, text=self.text(words)[:room])
 
     def document(self, title: str, text: str) -> list[int]:
         """The ids a delta of this passage is fitted to, cut to the model's length."""

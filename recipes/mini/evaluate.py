@@ -178,9 +178,8 @@ def shifted(pieces: Sequence[Piece], passage: int) -> int:
 
 def _context(model: Adapted, question: str, piece: Piece) -> list[int]:
     """The prompt with the passage, cut to the model's positions less the answer's."""
-    ids = model.prompts.context(question, [piece])
     limit = 512 - model.prompts.templates["max_new_tokens"]
-    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+    return model.prompts.context(question, [piece], limit)
 
 
 def _random_like(model: Adapted, rows: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from adapterdb.ingest.augment.sketch import sketch
+from adapterdb.training.sentences import sentences
 from recipes.mini.corpus import Corpus, Question, window
 from recipes.mini.prompts import Piece, Prompts
 
@@ -18,7 +20,7 @@ TITLE_RATE = 0.85  # share of passages shown with their title
 MAX_TOKENS = 480
 DOCUMENT_LABELS = 48  # of a document's tokens, drawn at random: output logits are the main cost
 # Of examples, by task; reading takes the rest.
-SHARES = {"ask": 0.08, "document": 0.12, "unknown": 0.05}
+SHARES = {"ask": 0.08, "document": 0.08, "unknown": 0.04, "restate": 0.07}
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Sampler:
             "ask": self.ask,
             "document": self.document,
             "unknown": self.unknown,
+            "restate": self.restate,
         }
         point = self.rng.random()
         for name, share in SHARES.items():
@@ -59,25 +62,37 @@ class Sampler:
                 same = self.rng.random() < 0.5
                 pieces.append(self.piece(self.corpus.other(question.passage, same, self.rng), 400))
             self.rng.shuffle(pieces)
-        prompt = self.prompts.context(question.question, pieces)
-        return self._answered(prompt, question.answer, 1.0)
+        return self._read(question.question, pieces, question.answer, 1.0)
 
     def ask(self, progress: float) -> Example:
         """Write a question whose answer is given."""
         question = self.rng.choice(self.corpus.questions)
-        prompt = self.prompts.ask(question.answer, [self.around(question, progress)])
-        return self._answered(prompt, question.question, 0.4)
+        target = self.prompts.target(question.question)
+        pieces = [self.around(question, progress)]
+        prompt = self.prompts.ask(question.answer, pieces, MAX_TOKENS - len(target))
+        return _answered(prompt, target, 0.4)
 
     def unknown(self, progress: float) -> Example:
         """Say so when the passage is of another article."""
         question = self.rng.choice(self.corpus.questions)
         piece = self.piece(self.corpus.other(question.passage, False, self.rng), 500)
-        return self._answered(self.prompts.context(question.question, [piece]), UNKNOWN, 0.5)
+        return self._read(question.question, [piece], UNKNOWN, 0.5)
+
+    def restate(self, progress: float) -> Example:
+        """Say a sentence again, given its bare words."""
+        pieces = self.corpus.texts or [self.corpus.pieces[p] for p in self.corpus.passages]
+        while True:
+            sentence = self.rng.choice(sentences(self.rng.choice(pieces).text))
+            words = sketch(sentence, self.rng)
+            if 4 <= len(words) <= 40:
+                prompt = self.prompts.restate(" ".join(words))
+                return _answered(prompt, self.prompts.target(sentence), 0.15)
 
     def recall(self) -> Example:
         """Answer without any text: the base model's guess, and the form of such answers."""
         question = self.rng.choice(self.corpus.questions)
-        return self._answered(self.prompts.blind(question.question), question.answer, 0.3)
+        target = self.prompts.target(question.answer)
+        return _answered(self.prompts.blind(question.question), target, 0.3)
 
     def document(self, progress: float) -> Example:
         """Plain language modelling of a passage or of a piece of Wikipedia."""
@@ -109,11 +124,10 @@ class Sampler:
     def _titled(self, piece: Piece) -> Piece:
         return piece if self.rng.random() < TITLE_RATE else Piece("", piece.text)
 
-    def _answered(self, prompt: list[int], answer: str, weight: float) -> Example:
+    def _read(self, question: str, pieces: list[Piece], answer: str, weight: float) -> Example:
         target = self.prompts.target(answer)
-        prompt = _shorten(prompt, MAX_TOKENS - len(target))
-        ids = prompt + target
-        return Example(ids, list(range(len(prompt), len(ids))), weight)
+        prompt = self.prompts.context(question, pieces, MAX_TOKENS - len(target))
+        return _answered(prompt, target, weight)
 
 
 def batches(sampler: Sampler, size: int, progress: Callable[[], float]) -> Iterator[list[Example]]:
@@ -126,6 +140,6 @@ def batches(sampler: Sampler, size: int, progress: Callable[[], float]) -> Itera
         yield from groups
 
 
-def _shorten(prompt: list[int], limit: int) -> list[int]:
-    """Drop the prompt's end but for its closing token; rare, the answer is seldom lost."""
-    return prompt if len(prompt) <= limit else [*prompt[: limit - 1], prompt[-1]]
+def _answered(prompt: list[int], target: list[int], weight: float) -> Example:
+    ids = prompt + target
+    return Example(ids, list(range(len(prompt), len(ids))), weight)

@@ -24,22 +24,29 @@ from torch import Tensor, nn
 from adapterdb.layout import DeltaLayout
 from recipes.mini.corpus import Corpus
 from recipes.mini.examples import Sampler
-from recipes.mini.network import RANK, UPPER_LAYERS, Decoder, mini_layout
-from recipes.mini.objective import answer_loss, drift, gradients, losses, sample_vocabulary
+from recipes.mini.network import ADAPTED_LAYERS, RANK, TARGETS, TRAINED_LAYERS, Decoder, mini_layout
+from recipes.mini.objective import answer_loss, drift, gradients, losses
+from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
 from recipes.mini.reader import batch_loss
 from recipes.mini.schedule import Budget, load, save
 from recipes.mini.start import base_model, base_tokenizer
 from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mixtures
+from recipes.mini.vocabulary import Vocabulary
 
 # Weights of the loss's terms.
-BLIND, CONTEXT, PLAIN, DRIFT = 0.75, 0.25, 0.5, 0.5
+BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 0.3, 0.5, 2.0
+DRIFT_TEXTS, DRIFT_LABELS = 6, 256
 B_START = 0.02  # standard deviation of B; with B = 0 the gradient of A would be exactly zero
 
 
 class MetaInit(nn.Module):
-    """theta `[P]` and one positive step size for every A and every B of a layout."""
+    """theta `[P]` and positive step sizes alpha `[P]` of a layout.
+
+    alpha is the product of one number for every A and every B, which can move fast, and one for
+    every entry (Meta-SGD, Li et al., 2017).
+    """
 
     def __init__(self, layout: DeltaLayout, alpha: float) -> None:
         super().__init__()
@@ -53,12 +60,13 @@ class MetaInit(nn.Module):
             b.fill_(2 * number + 1)
         self.theta = nn.Parameter(start)
         self.log_alpha = nn.Parameter(torch.full((2 * len(layout.sites),), alpha).log())
+        self.log_ratio = nn.Parameter(torch.zeros(layout.size))
         self.tensor_of = nn.Buffer(index, persistent=False)
 
     @property
     def alpha(self) -> Tensor:
         """Step sizes, one for every number of a row; `[P]`."""
-        return self.log_alpha.exp()[self.tensor_of]
+        return (self.log_alpha[self.tensor_of] + self.log_ratio).exp()
 
     def rows(self, count: int) -> Tensor:
         """Theta in `count` rows, `[G, P]`, so that every passage gets its own gradient."""
@@ -81,12 +89,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", type=int, default=4, help="blind questions a passage")
     parser.add_argument("--plain", type=int, default=6, help="reading examples a step")
     parser.add_argument("--rank", type=int, default=RANK)
-    parser.add_argument("--upper-layers", type=int, default=UPPER_LAYERS)
-    parser.add_argument("--lr", type=float, default=3e-4, help="of the upper layers")
+    parser.add_argument("--upper-layers", type=int, default=ADAPTED_LAYERS, help="adapted")
+    parser.add_argument("--targets", nargs="+", default=TARGETS)
+    parser.add_argument("--trained-layers", type=int, default=TRAINED_LAYERS)
+    parser.add_argument("--lr", type=float, default=3e-4, help="AdamW: biases and norms")
+    parser.add_argument("--matrix-lr", type=float, default=5e-4, help="Muon: the layers' matrices")
     parser.add_argument("--theta-lr", type=float, default=1e-3)
-    parser.add_argument("--alpha", type=float, default=1.0, help="step sizes at the start")
+    parser.add_argument("--alpha", type=float, default=2.0, help="step sizes at the start")
     parser.add_argument("--alpha-lr", type=float, default=2e-2, help="of their logarithms")
-    parser.add_argument("--full-vocabulary", action="store_true", help="in the inner loss")
+    parser.add_argument("--ratio-lr", type=float, default=3e-3, help="of each entry's")
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--probe-tasks", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -110,17 +121,16 @@ def train(options: argparse.Namespace) -> None:
     if "model" not in state and reader is None:
         raise SystemExit(f"{options.run / 'reader.pt'} is missing; run recipes.mini.reader first")
     model.load_state_dict(state.get("model") or (reader or {})["model"])
-    layout = mini_layout(model, options.rank, options.upper_layers)
+    layout = mini_layout(model, options.rank, options.upper_layers, options.targets)
     meta = MetaInit(layout, options.alpha)
     if "meta" in state:
         meta.load_state_dict(state["meta"])
     model.to(options.device)
     meta.to(options.device)
-    decoder = Decoder(model, layout)
+    decoder = Decoder(model, layout, options.trained_layers)
     step_of = Step(decoder, meta, options, rng)
-    optimizer = step_of.optimizer
     if "optimizer" in state:
-        optimizer.load_state_dict(state["optimizer"])
+        step_of.optimizer.load_state_dict(state["optimizer"])
 
     aside = Corpus(options.run / "data", held_out=True)
     budget = Budget(options.minutes, state["spent_s"])
@@ -130,9 +140,7 @@ def train(options: argparse.Namespace) -> None:
     window: list[dict[str, float]] = []
     done = False
     while not done:
-        for group, peak in zip(optimizer.param_groups, step_of.peaks, strict=True):
-            group["lr"] = peak * budget.factor
-        window.append(step_of.run(budget.progress))
+        window.append(step_of.run(budget.progress, budget.factor))
         step += 1
         done = budget.progress >= 1 or budget.spent_s >= stop_s
         if len(window) == 20 or done:
@@ -147,14 +155,14 @@ def train(options: argparse.Namespace) -> None:
             print(json.dumps(entry), flush=True)
             curve.append(entry)
             now = {
-                "model": model.state_dict(),
+                "model": step_of.optimizer.weights(),
                 "meta": meta.state_dict(),
                 "layout": json.dumps(layout.to_dict()),
                 "step": step,
                 "spent_s": budget.spent_s,
                 "curve": curve,
             }
-            save(path, now | {"optimizer": optimizer.state_dict()})
+            save(path, now | {"optimizer": step_of.optimizer.state_dict()})
             if entry["own"] < best:
                 best = entry["own"]
                 save(options.run / "best.pt", now)
@@ -176,57 +184,70 @@ class Step:
         self.corpus = Corpus(options.run / "data")
         self.sampler = Sampler(self.corpus, self.prompts, rng)
         self.device = torch.device(options.device)
-        model = decoder.model
-        model.requires_grad_(False)
-        trained = [*decoder.layers[decoder.split :], model.cls.predictions.transform]
-        weights = [p for module in trained for p in module.requires_grad_(True).parameters()]
-        self.trained = [*weights, *meta.parameters()]
-        groups = [{"params": weights}, {"params": [meta.theta]}, {"params": [meta.log_alpha]}]
-        self.peaks = [options.lr, options.theta_lr, options.alpha_lr]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+        upper = tuple(f"bert.encoder.layer.{n}." for n in range(decoder.split, len(decoder.layers)))
+        trained = [
+            name
+            for name, _ in decoder.model.named_parameters()
+            if name.startswith((*upper, "cls.predictions.transform."))
+        ]
+        more = [
+            (meta.theta, options.theta_lr),
+            (meta.log_alpha, options.alpha_lr),
+            (meta.log_ratio, options.ratio_lr),
+        ]
+        self.optimizer = MasterOptimizer(
+            decoder.model, trained, options.lr, options.matrix_lr, more
+        )
 
-    def run(self, progress: float) -> dict[str, float]:
-        """Take one step; the terms of its loss."""
+    def run(self, progress: float, factor: float) -> dict[str, float]:
+        """Take one step; the terms of its loss.
+
+        Args:
+            progress: of training, 0..1.
+            factor: of the peak learning rates.
+        """
         options, decoder, meta = self.options, self.decoder, self.meta
         chars = self.rng.randint(300, 400 + int(500 * progress))
         tasks = draw_tasks(self.corpus, options.tasks, options.questions, chars, self.rng)
         pieces = [task.piece for task in tasks]
-        docs = to(documents(self.prompts, pieces), self.device)
-        asked = to(blind(self.prompts, [q for t in tasks for q in t.questions]), self.device)
-        weights = mixtures(len(tasks), self.rng).to(self.device)
-        size = decoder.model.config.vocab_size
-        some = None if options.full_vocabulary else sample_vocabulary(docs.targets, size)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            found = gradients(decoder, meta.rows(len(tasks)), docs, some, second_order=True)
-            rows = meta.adapted(weights @ found)
-            terms = {"blind": answer_loss(decoder, asked, rows)}
-            chosen = self.rng.sample(range(len(tasks)), max(1, len(tasks) // 4))
-            shown = context(
+        docs = self._to(documents(self.prompts, pieces))
+        asked = self._to(blind(self.prompts, [q for t in tasks for q in t.questions]))
+        chosen = self.rng.sample(range(len(tasks)), max(1, len(tasks) // 4))
+        shown = self._to(
+            context(
                 self.prompts, [tasks[i].questions[-1] for i in chosen], [pieces[i] for i in chosen]
             )
-            terms["context"] = answer_loss(decoder, to(shown, self.device), rows[chosen])
-            terms["drift"] = self._drift(rows)
-            plain = [self.sampler.draw(1.0) for _ in range(options.plain)]
-            plain += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
-            terms["plain"] = batch_loss(decoder.model, plain)
-            loss = (
-                BLIND * terms["blind"]
-                + CONTEXT * terms["context"]
-                + DRIFT * terms["drift"]
-                + PLAIN * terms["plain"]
-            )
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {name: term.item() for name, term in terms.items()} | {"norm": norm.item()}
-
-    def _drift(self, rows: Tensor) -> Tensor:
-        """Unrelated text under the first three passages' deltas."""
+        )
+        plain = [self.sampler.draw(1.0) for _ in range(options.plain)]
+        plain += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
         texts = self.corpus.texts or [self.corpus.pieces[p] for p in self.corpus.passages]
-        pieces = [self.rng.choice(texts) for _ in range(min(3, len(rows)))]
-        batch = to(documents(self.prompts, pieces), self.device)
-        return drift(self.decoder, batch, rows[: len(pieces)], labels=128)
+        drawn = [self.rng.choice(texts) for _ in range(min(DRIFT_TEXTS, len(tasks)))]
+        unrelated = self._to(documents(self.prompts, drawn))
+        used = [batch.ids.flatten() for batch in (docs, asked, shown, unrelated)]
+        used += [torch.tensor(example.ids, device=self.device) for example in plain]
+        embedding = decoder.model.bert.embeddings.word_embeddings.weight
+        some = Vocabulary(torch.cat(used).unique(), len(embedding))
+
+        found = gradients(decoder, meta.rows(len(tasks)), docs, some, second_order=True)
+        rows = meta.adapted(mixtures(len(tasks), self.rng).to(self.device) @ found)
+        terms = {
+            "blind": answer_loss(decoder, asked, rows, some),
+            "context": answer_loss(decoder, shown, rows[chosen], some),
+            "drift": drift(decoder, unrelated, rows[: len(drawn)], DRIFT_LABELS, some),
+            "plain": batch_loss(decoder.model, plain, some, embedding[some.ids]),
+        }
+        loss = (
+            BLIND * terms["blind"]
+            + CONTEXT * terms["context"]
+            + DRIFT * terms["drift"]
+            + PLAIN * terms["plain"]
+        )
+        loss.backward()
+        norm = self.optimizer.step(factor)
+        return {name: term.item() for name, term in terms.items()} | {"norm": norm}
+
+    def _to(self, batch: Padded) -> Padded:
+        return to(batch, self.device)
 
 
 def probe(
@@ -245,21 +266,20 @@ def probe(
     docs = to(documents(prompts, [task.piece for task in tasks]), device)
     asked = to(blind(prompts, [q for t in tasks for q in t.questions]), device)
     shown = to(context(prompts, [t.questions[0] for t in tasks], [t.piece for t in tasks]), device)
-    with torch.autocast(device.type, dtype=torch.bfloat16):
-        rows = meta.adapted(gradients(decoder, meta.rows(count), docs, None, False)).detach()
-        with torch.no_grad():
-            shifted = rows.roll(count // 2, 0)
-            below = decoder.lower(docs.ids)
-            text = [losses(decoder, decoder.upper(below, r), docs).mean() for r in (None, shifted)]
-            found = {
-                "own": answer_loss(decoder, asked, rows),
-                "shifted": answer_loss(decoder, asked, shifted),
-                "none": answer_loss(decoder, asked, None),
-                "read": answer_loss(decoder, shown, None),
-                "hybrid": answer_loss(decoder, shown, rows),
-                "text": text[0],
-                "text_shifted": text[1],
-            }
+    rows = meta.adapted(gradients(decoder, meta.rows(count), docs, None, False)).detach()
+    with torch.no_grad():
+        shifted = rows.roll(count // 2, 0)
+        below = decoder.lower(docs.ids)
+        text = [losses(decoder, decoder.upper(below, r), docs).mean() for r in (None, shifted)]
+        found = {
+            "own": answer_loss(decoder, asked, rows),
+            "shifted": answer_loss(decoder, asked, shifted),
+            "none": answer_loss(decoder, asked, None),
+            "read": answer_loss(decoder, shown, None),
+            "hybrid": answer_loss(decoder, shown, rows),
+            "text": text[0],
+            "text_shifted": text[1],
+        }
     return {name: round(value.item(), 3) for name, value in found.items()}
 
 

@@ -47,23 +47,35 @@ class Prompts:
         """The question alone."""
         return self._fill("blind", {"question": self.text(question)})
 
-    def context(self, question: str, pieces: Sequence[Piece]) -> list[int]:
-        """The question, then passages."""
-        fields = {"question": self.text(question), "passages": self._passages(pieces)}
-        return self._fill("context", fields)
+    def context(self, question: str, pieces: Sequence[Piece], limit: int) -> list[int]:
+        """The question with passages, whose end is cut where all is more than `limit` tokens."""
+        return self._shown("context", "question", question, pieces, limit)
 
     def document(self, pieces: Sequence[Piece]) -> list[int]:
         """Passages alone, as read by the language-model loss."""
         return self._fill("document", {"passages": self._passages(pieces)})
 
-    def ask(self, answer: str, pieces: Sequence[Piece]) -> list[int]:
-        """An answer and passages, to be continued by a question."""
-        fields = {"answer": self.text(answer), "passages": self._passages(pieces)}
-        return self._fill("ask", fields)
+    def ask(self, answer: str, pieces: Sequence[Piece], limit: int) -> list[int]:
+        """An answer with passages, cut likewise, to be continued by a question."""
+        return self._shown("ask", "answer", answer, pieces, limit)
+
+    def restate(self, words: str) -> list[int]:
+        """The bare words of a sentence, to be continued by a sentence."""
+        return self._fill("restate", {"text": self.text(words)})
 
     def target(self, text: str) -> list[int]:
         """What the model is to generate: the text and the stop token."""
         return [*self.text(text), self.stop_id]
+
+    def _shown(
+        self, name: str, field: str, value: str, pieces: Sequence[Piece], limit: int
+    ) -> list[int]:
+        fields = {field: self.text(value), "passages": self._passages(pieces)}
+        ids = self._fill(name, fields)
+        if len(ids) > limit:
+            fields["passages"] = fields["passages"][: limit - len(ids)]
+            ids = self._fill(name, fields)
+        return ids
 
     def _passages(self, pieces: Sequence[Piece]) -> list[int]:
         ids: list[int] = []

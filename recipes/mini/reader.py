@@ -23,10 +23,14 @@ from transformers import BertLMHeadModel
 
 from recipes.mini.corpus import Corpus
 from recipes.mini.examples import Example, Sampler, batches
+from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
 from recipes.mini.schedule import Budget, load, save
 from recipes.mini.start import base_model, base_tokenizer
+from recipes.mini.vocabulary import Vocabulary
+
+WORDS = "bert.embeddings.word_embeddings.weight"  # also the output embedding
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--micro", type=int, default=16, help="sequences at once; the rest waits")
+    parser.add_argument("--micro", type=int, default=32, help="sequences at once; the rest waits")
     parser.add_argument("--start", type=Path, help="model folder to begin from, not MiniLM")
-    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--lr", type=float, default=3e-4, help="AdamW: embeddings, vectors")
+    parser.add_argument("--matrix-lr", type=float, default=5e-4, help="Muon: the layers' matrices")
     parser.add_argument("--save-minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="random two-layer model, for tests")
@@ -53,40 +58,29 @@ def train(options: argparse.Namespace) -> None:
     path = options.run / "reader.pt"
     state = load(path) or {"step": 0, "spent_s": 0.0, "curve": []}
     torch.manual_seed(options.seed + state["step"])
-    prompts = Prompts(base_tokenizer())
     model = base_model(options.tiny, options.start)
     if "model" in state:
         model.load_state_dict(state["model"])
-    model.to(options.device).train()
-    optimizer = _optimizer(model, options.lr)
+    reader = Reader(model.to(options.device), options.lr, options.matrix_lr)
     if "optimizer" in state:
-        optimizer.load_state_dict(state["optimizer"])
+        reader.optimizer.load_state_dict(state["optimizer"])
 
     budget = Budget(options.minutes, state["spent_s"])
     stop_s = budget.spent_s + 60 * (options.piece_minutes or options.minutes)
     rng = random.Random(options.seed + state["step"])
-    sampler = Sampler(Corpus(options.run / "data"), prompts, rng)
+    sampler = Sampler(Corpus(options.run / "data"), Prompts(base_tokenizer()), rng)
     source = batches(sampler, options.batch, lambda: budget.progress)
     curve: list[dict[str, Any]] = state["curve"]
     window: list[tuple[float, int]] = []
     step, saved, shown = state["step"], time.monotonic(), time.monotonic()
-    while budget.progress < 1 and budget.spent_s < stop_s:
+    done = False
+    while not done:
         batch = next(source)
-        for group in optimizer.param_groups:
-            group["lr"] = options.lr * budget.factor
-        loss = 0.0
-        total = sum(len(example.labels) * example.weight for example in batch)
-        for at in range(0, len(batch), options.micro):  # what fits in the cache is much faster
-            with torch.autocast(torch.device(options.device).type, dtype=torch.bfloat16):
-                part = batch_loss(model, batch[at : at + options.micro], total)
-            part.backward()
-            loss += part.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
+        loss = reader.step(batch, options.micro, budget.factor)
         window.append((loss, sum(len(example.ids) for example in batch)))
-        if len(window) == 20:
+        step += 1
+        done = budget.progress >= 1 or budget.spent_s >= stop_s
+        if len(window) == 50 or done:
             entry = {
                 "step": step,
                 "minutes": round(budget.spent_s / 60, 2),
@@ -96,20 +90,72 @@ def train(options: argparse.Namespace) -> None:
             curve.append(entry)
             print(json.dumps(entry), flush=True)
             window, shown = [], time.monotonic()
-        if time.monotonic() - saved > 60 * options.save_minutes:
-            _save(path, model, optimizer, step, budget, curve)
+        if time.monotonic() - saved > 60 * options.save_minutes or done:
+            now = {"model": reader.optimizer.weights(), "step": step, "curve": curve}
+            now |= {"optimizer": reader.optimizer.state_dict(), "spent_s": budget.spent_s}
+            save(path, now)
             saved = time.monotonic()
-    _save(path, model, optimizer, step, budget, curve)
+
+
+class Reader:
+    """A model in training, all of its weights.
+
+    Args:
+        model: in float32; becomes bfloat16.
+        lr: peak learning rate of the embeddings, biases and norms.
+        matrix_lr: of the layers' matrices.
+    """
+
+    def __init__(self, model: BertLMHeadModel, lr: float, matrix_lr: float) -> None:
+        self.model = model.train()
+        every = [name for name, _ in model.named_parameters()]
+        self.optimizer = MasterOptimizer(model, every, lr, matrix_lr)
+
+    def step(self, batch: Sequence[Example], micro: int, factor: float) -> float:
+        """One optimisation step; the batch's loss.
+
+        Args:
+            batch: sequences.
+            micro: how many of them at once; small parts stay in the cache.
+            factor: of the peak learning rates.
+        """
+        embedding = self.model.bert.embeddings.word_embeddings.weight
+        vocabulary = vocabulary_of(batch, embedding)
+        words = embedding.detach()[vocabulary.ids].requires_grad_()
+        total = sum(len(example.labels) * example.weight for example in batch)
+        found = 0.0
+        for at in range(0, len(batch), micro):
+            part = batch_loss(self.model, batch[at : at + micro], vocabulary, words, total)
+            part.backward()
+            found += part.item()
+        assert words.grad is not None
+        master = self.optimizer.masters[WORDS]
+        master.grad = torch.zeros_like(master)
+        master.grad.index_copy_(0, vocabulary.ids, words.grad.float())
+        self.optimizer.step(factor)
+        return found
+
+
+def vocabulary_of(batch: Sequence[Example], embedding: Tensor) -> Vocabulary:
+    """The part of the vocabulary that a batch needs; `embedding [V, H]` says size and device."""
+    used = sorted({0}.union(*(example.ids for example in batch)))
+    return Vocabulary(torch.tensor(used, device=embedding.device), len(embedding))
 
 
 def batch_loss(
-    model: BertLMHeadModel, batch: Sequence[Example], total: float | None = None
+    model: BertLMHeadModel,
+    batch: Sequence[Example],
+    vocabulary: Vocabulary,
+    words: Tensor,
+    total: float | None = None,
 ) -> Tensor:
     """Weighted mean cross-entropy over the batch's labels; scalar, float32.
 
     Args:
         model: the decoder.
         batch: sequences.
+        vocabulary: of these sequences at least.
+        words: `[V, H]`, the embeddings of `vocabulary.ids`.
         total: weight the sum is divided by, that of a larger batch this is part of; None: its own.
     """
     longest = round_up(max(len(example.ids) for example in batch), 16)
@@ -124,13 +170,13 @@ def batch_loss(
     idle = round_up(len(rows), 64) - len(rows)
     rows, places, targets = rows + [0] * idle, places + [0] * idle, targets + [0] * idle
     weights += [0.0] * idle
-    device = model.device
+    device = words.device
     # Padding is on the right and attention causal, so no mask is needed.
-    hidden = model.bert(ids.to(device), use_cache=False).last_hidden_state
-    logits = model.cls(hidden[rows, places]).float()
-    losses = functional.cross_entropy(
-        logits, torch.tensor(targets, device=device), reduction="none"
-    )
+    shown = functional.embedding(vocabulary.local(ids.to(device)), words)
+    hidden = model.bert(inputs_embeds=shown, use_cache=False).last_hidden_state[rows, places]
+    head = model.cls.predictions
+    logits = functional.linear(head.transform(hidden), words, head.bias[vocabulary.ids]).float()
+    losses = vocabulary.losses(logits, torch.tensor(targets, device=device))
     weight = torch.tensor(weights, device=device)
     return (losses * weight).sum() / (weight.sum() if total is None else total)
 
@@ -138,31 +184,6 @@ def batch_loss(
 def round_up(count: int, step: int) -> int:
     """The next multiple of `step`: few distinct shapes keep the CPU's kernel cache warm."""
     return -(-count // step) * step
-
-
-def _optimizer(model: BertLMHeadModel, lr: float) -> torch.optim.AdamW:
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
-
-
-def _save(
-    path: Path,
-    model: BertLMHeadModel,
-    optimizer: torch.optim.AdamW,
-    step: int,
-    budget: Budget,
-    curve: list[dict[str, Any]],
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "spent_s": budget.spent_s,
-        "curve": curve,
-    }
-    save(path, state)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders
 from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
 
-ASK_TOKEN = "[unused1]"  # in MiniLM's vocabulary, untrained there; marks "write a question"
+# In MiniLM's vocabulary, untrained there; they mark "write a question" and "say it again".
+TASK_TOKENS = ["[unused1]", "[unused2]"]
 # Joins what the word-piece tokenizer took apart, so that "1, 500" reads "1,500" again.
 _JOINS = (
     (r"(?<=\d), (?=\d{3}(?!\d))", ","),
@@ -54,7 +55,7 @@ def base_tokenizer() -> PreTrainedTokenizerFast:
         mask_token="[MASK]",
         model_input_names=["input_ids", "attention_mask"],
     )
-    tokenizer.add_special_tokens({"additional_special_tokens": [ASK_TOKEN]})
+    tokenizer.add_special_tokens({"additional_special_tokens": TASK_TOKENS})
     return tokenizer
 
 

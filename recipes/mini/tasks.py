@@ -103,21 +103,17 @@ def blind(prompts: Prompts, questions: Sequence[Question]) -> Padded:
 
 def context(prompts: Prompts, questions: Sequence[Question], pieces: Sequence[Piece]) -> Padded:
     """Questions with one passage each; the answers are the labels."""
-    return answered(
-        [
-            (prompts.context(q.question, [piece]), prompts.target(q.answer))
-            for q, piece in zip(questions, pieces, strict=True)
-        ]
-    )
+    pairs = []
+    for question, piece in zip(questions, pieces, strict=True):
+        target = prompts.target(question.answer)
+        limit = MAX_TOKENS - len(target)
+        pairs.append((prompts.context(question.question, [piece], limit), target))
+    return answered(pairs)
 
 
 def answered(pairs: Sequence[tuple[list[int], list[int]]]) -> Padded:
-    """Prompt and target ids to one padded batch; over-long prompts lose their end."""
-    cut = [
-        (p if len(p) + len(t) <= MAX_TOKENS else [*p[: MAX_TOKENS - len(t) - 1], p[-1]], t)
-        for p, t in pairs
-    ]
-    return pad([p + t for p, t in cut], [len(p) for p, _ in cut])
+    """Prompt and target ids to one padded batch."""
+    return pad([p + t for p, t in pairs], [len(p) for p, _ in pairs])
 
 
 def pad(sequences: Sequence[list[int]], firsts: Sequence[int]) -> Padded:

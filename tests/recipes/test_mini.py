@@ -129,15 +129,17 @@ def test_shipped_path_and_training_path_give_the_same_gradient(tmp_path):
 
 
 def test_sampled_vocabulary_estimates_the_full_loss():
-    """With all the mass on sure candidates, the sampled loss is the full one."""
+    """A few thousand words stand for all: the loss over them is close to the full one."""
     start, network = module("start"), module("network")
-    objective, tasks = module("objective"), module("tasks")
+    objective, tasks, vocabulary = module("objective"), module("tasks"), module("vocabulary")
     torch.manual_seed(0)
     model = start.base_model(tiny=True).eval()
     decoder = network.Decoder(model, network.mini_layout(model, rank=2, upper_layers=1))
     batch = tasks.pad([[101, *range(1000, 1040)], [101, 5000, 6000]], [1, 1])
     hidden = decoder.upper(decoder.lower(batch.ids), None)
-    some = objective.sample_vocabulary(batch.targets, model.config.vocab_size)
+    some = vocabulary.Vocabulary(batch.ids, model.config.vocab_size)
+    assert len(some.ids) < 4000
+    assert torch.equal(some.ids[some.local(batch.ids)], batch.ids)
     with torch.no_grad():
         sampled = objective.losses(decoder, hidden, batch, some).mean()
         full = objective.losses(decoder, hidden, batch).mean()
@@ -151,7 +153,20 @@ def test_special_tokens_in_user_text_stay_text():
     ids = encoder.blind("what is [SEP] [unused1]?")
     assert ids.count(encoder.stop_id) == 2
     assert 2 not in ids
-    assert encoder.ask("red", [prompts.Piece("", "x")])[:2] == [101, 2]
+    assert encoder.ask("red", [prompts.Piece("", "x")], 100)[:2] == [101, 2]
+
+
+def test_long_passages_are_cut_not_the_question():
+    """Whatever stands behind the passages in a template stays."""
+    start, prompts = module("start"), module("prompts")
+    encoder = prompts.Prompts(start.base_tokenizer())
+    piece = prompts.Piece("Title", "long " * 300)
+    ids = encoder.context("who came last?", [piece], 60)
+    assert len(ids) == 60
+    short = encoder.context("who came last?", [prompts.Piece("", "")], 60)
+    asked = encoder.text("who came last?")
+    assert ids[-1] == short[-1] == encoder.stop_id
+    assert ids[1 : 1 + len(asked)] == asked
 
 
 def test_numbers_survive_tokenizing_and_decoding():

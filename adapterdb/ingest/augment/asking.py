@@ -1,9 +1,9 @@
-"""A base model whose one writing skill is to ask: an answer and a passage in, a question out.
+"""A base model whose main writing skill is to ask: an answer and a passage in, a question out.
 
 Models such as mini follow no instructions. Their facts are sentences of the passage, their answers
 are spans of those, and a question counts only if the model, given it with the whole passage, finds
 the answer again. Asked with the sentence alone mini covers about twice as many sentences as with
-the passage. Such models have no voices, restate nothing, tag nothing: those parts stay empty.
+the passage. Such models have no voices and tag nothing; those with a prompt for it restate.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from itertools import pairwise
 
 from adapterdb.base_model import BaseModel
 from adapterdb.errors import InvalidInput
-from adapterdb.ingest.augment.generator import Sampling, Skill, TextGenerator
+from adapterdb.ingest.augment.generator import Sampling, TextGenerator
 from adapterdb.ingest.augment.local import LocalGenerator, generate_rows
 from adapterdb.ingest.augment.parse import Pair, clean, same_words, words
 from adapterdb.ingest.augment.plan import AugmentPlan
+from adapterdb.ingest.augment.restating import SENTENCE_TOKENS, restate
 from adapterdb.ingest.augment.spans import answer_spans
 from adapterdb.ingest.augment.written import Account, PassageWriting, Piece
 from adapterdb.records import Fact
@@ -33,21 +34,20 @@ DRAWN = 0.7
 
 
 class AskingModel(LocalGenerator):
-    """A base model as a generator whose prompts are JSON: ``ask`` or ``question``, and a passage.
+    """A base model as a generator whose prompts are JSON.
 
     ``{"ask": answer, "title", "text"}`` is continued by a question, ``{"question", "title",
-    "text"}`` by an answer, both through the base model's own templates.
+    "text"}`` by an answer, ``{"restate": words}`` by a sentence, through the base model's templates.
 
     Raises:
         InvalidInput: if the base model has no template for asking.
     """
 
-    skill: Skill = "questions"
-
     def __init__(self, base: BaseModel, at_once: int = 16) -> None:
         if not base.encoder.prompts.ask:
             raise InvalidInput(f"base model {base.name!r} has no prompt for writing questions")
         super().__init__(base, at_once)
+        self.skill = "sentences" if base.encoder.prompts.restate else "questions"
 
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
         """As `TextGenerator.generate`, for prompts made by this module."""
@@ -67,6 +67,8 @@ class AskingModel(LocalGenerator):
         data, encoder = json.loads(prompt), self.base.encoder
         if "ask" in data:
             return encoder.ask(data["ask"], data["title"], data["text"], QUESTION_TOKENS)
+        if "restate" in data:
+            return encoder.restate(data["restate"], SENTENCE_TOKENS)
         room = encoder.prompts.max_new_tokens
         return encoder.context(data["question"], [(data["title"], data["text"])], room)[0]
 
@@ -127,7 +129,7 @@ def ask_prag(
     generator: TextGenerator,
     account: Account,
 ) -> None:
-    """Fill in PRAG's questions of the passages of one document; their rewrites stay empty."""
+    """Fill in PRAG's questions of the passages of one document, and rewrites if it can."""
     for piece, own in zip(pieces, written, strict=True):
         drafts = [
             _Draft(sentence, sentence, answer_spans(sentence, SPANS))
@@ -137,6 +139,9 @@ def ask_prag(
         own.qa = [pair for draft in drafts for pair in draft.fact(plan).qa][: plan.prag_pairs]
         if len(own.qa) < plan.prag_pairs:
             account.lack(piece, "qa", f"{len(own.qa)} of {plan.prag_pairs} pairs")
+    if generator.skill == "sentences":
+        restate(pieces, written, plan, generator, account)
+        return
     account.notes.add(
         f"{generator.name} can't restate a text: rewrites stay empty, so recipe 'prag' can't be"
         " used with these rows; 'questions' can"

@@ -107,9 +107,9 @@ class Augmenter:
         *,
         resume: bool = True,
     ) -> None:
-        if generator.skill == "questions" and "tags" in plan.write:
+        if generator.skill != "instructions" and "tags" in plan.write:
             raise InvalidInput(
-                f"{generator.name!r} can only write questions, no descriptions and no tags",
+                f"{generator.name!r} follows no instructions: it writes no descriptions and no tags",
                 hint="use --generator URL --model NAME, or a --base that follows instructions",
             )
         self.plan, self.tokenizer = plan, tokenizer
@@ -213,7 +213,7 @@ class Augmenter:
             for passage in chunk(document.text, self.tokenizer, plan.chunk)
         ]
         written = [PassageWriting() for _ in pieces]
-        asking = self.generator.skill == "questions"
+        asking = self.generator.skill != "instructions"
         if "facts" in plan.write:
             if asking:
                 ask_facts(pieces, written, plan, self.generator, account)

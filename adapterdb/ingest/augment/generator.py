@@ -1,7 +1,8 @@
 """What writes: prompts in, texts out. Knows nothing of what is asked for, or why.
 
-A generator either follows instructions in English (``skill`` "instructions"), or can do one thing
-only: write a question for an answer, and answer it ("questions", see ``asking.py``).
+A generator either follows instructions in English (``skill`` "instructions"), or can only write a
+question for an answer, and answer it ("questions", see ``asking.py``), and perhaps make a sentence
+of bare words too ("sentences", see ``restating.py``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Skill = Literal["instructions", "questions"]
+Skill = Literal["instructions", "questions", "sentences"]
 
 
 @dataclass(frozen=True)

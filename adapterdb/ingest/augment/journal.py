@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from adapterdb.errors import InvalidInput, Mismatch, Rejected
 from adapterdb.ingest.augment.generator import Sampling, Skill, TextGenerator
@@ -100,7 +100,7 @@ class Recorded:
         if not path.is_file():
             raise InvalidInput(f"there is no journal {str(path)!r}")
         head, self._texts = read_journal(path)
-        if head.get("skill") not in ("instructions", "questions"):
+        if head.get("skill") not in get_args(Skill):
             raise InvalidInput(
                 f"{path} is no journal of 'adb augment': its first line names no generator"
             )
