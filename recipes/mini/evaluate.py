@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from recipes.mini.adapted import Adapted
-from recipes.mini.export import SHIPPED
 from recipes.mini.prompts import Piece
 from recipes.mini.scoring import score
+from recipes.mini.start import SHIPPED
 from recipes.mini.tasks import answered, documents
 
 

@@ -21,11 +21,8 @@ from safetensors.torch import save_file
 from adapterdb.layout import DeltaLayout
 from recipes.mini.meta import MetaInit
 from recipes.mini.prepare import DEFAULT_RUN
-from recipes.mini.prompts import PROMPTS_PATH
 from recipes.mini.schedule import load
-from recipes.mini.start import base_model, base_tokenizer
-
-SHIPPED = PROMPTS_PATH.parent
+from recipes.mini.start import SHIPPED, base_tokenizer, skeleton
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -51,7 +48,7 @@ def export(state: dict[str, Any], out: Path, tiny: bool = False) -> list[Path]:
         tiny: the checkpoint is of the tests' tiny model.
     """
     out.mkdir(parents=True, exist_ok=True)
-    model = base_model(tiny)
+    model = skeleton(tiny)
     model.load_state_dict(state["model"])
     model.generation_config.max_new_tokens = 24
     model.generation_config.do_sample = False

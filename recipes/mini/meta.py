@@ -31,7 +31,7 @@ from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
 from recipes.mini.reader import batch_loss
 from recipes.mini.schedule import Budget, load, save
-from recipes.mini.start import base_model, base_tokenizer
+from recipes.mini.start import base_tokenizer, skeleton
 from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mixtures
 from recipes.mini.vocabulary import Vocabulary
 
@@ -116,7 +116,7 @@ def train(options: argparse.Namespace) -> None:
     state = load(path) or {"step": 0, "spent_s": 0.0, "curve": []}
     torch.manual_seed(options.seed + state["step"])
     rng = random.Random(options.seed + state["step"])
-    model = base_model(options.tiny)
+    model = skeleton(options.tiny)
     reader = load(options.run / "reader.pt")
     if "model" not in state and reader is None:
         raise SystemExit(f"{options.run / 'reader.pt'} is missing; run recipes.mini.reader first")

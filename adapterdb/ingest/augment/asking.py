@@ -37,7 +37,7 @@ class AskingModel(LocalGenerator):
     """A base model as a generator whose prompts are JSON.
 
     ``{"ask": answer, "title", "text"}`` is continued by a question, ``{"question", "title",
-    "text"}`` by an answer, ``{"restate": words}`` by a sentence, through the base model's templates.
+    "text"}`` by an answer, ``{"restate": words}`` by a sentence: the base model's own templates.
 
     Raises:
         InvalidInput: if the base model has no template for asking.

@@ -109,7 +109,7 @@ class Augmenter:
     ) -> None:
         if generator.skill != "instructions" and "tags" in plan.write:
             raise InvalidInput(
-                f"{generator.name!r} follows no instructions: it writes no descriptions and no tags",
+                f"{generator.name!r} follows no instructions: it writes no descriptions or tags",
                 hint="use --generator URL --model NAME, or a --base that follows instructions",
             )
         self.plan, self.tokenizer = plan, tokenizer
