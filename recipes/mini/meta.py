@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from adapterdb.layout import DeltaLayout
@@ -31,7 +32,7 @@ from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
 from recipes.mini.reader import batch_loss
 from recipes.mini.schedule import Budget, load, save
-from recipes.mini.start import base_tokenizer, skeleton
+from recipes.mini.start import base_tokenizer, earlier, skeleton
 from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mixtures
 from recipes.mini.vocabulary import Vocabulary
 
@@ -50,6 +51,7 @@ class MetaInit(nn.Module):
 
     def __init__(self, layout: DeltaLayout, alpha: float) -> None:
         super().__init__()
+        self.layout = layout
         start = torch.empty(layout.size)
         index = torch.empty(layout.size, dtype=torch.long)
         for a, b in layout.views(start):
@@ -67,6 +69,22 @@ class MetaInit(nn.Module):
     def alpha(self) -> Tensor:
         """Step sizes, one for every number of a row; `[P]`."""
         return (self.log_alpha[self.tensor_of] + self.log_ratio).exp()
+
+    def load_file(self, path: Path) -> None:
+        """Go on from a shipped meta-init.
+
+        Raises:
+            SystemExit: if it is of another layout.
+        """
+        with safe_open(path, "pt") as file:
+            if file.metadata()["fingerprint"] != self.layout.fingerprint:
+                raise SystemExit(f"{path} has another layout; give its --rank, --upper-layers")
+            theta, alpha = file.get_tensor("theta"), file.get_tensor("alpha")
+        with torch.no_grad():
+            self.theta.copy_(theta)
+            for number in range(len(self.log_alpha)):
+                self.log_alpha[number] = alpha[self.tensor_of == number].log().mean()
+            self.log_ratio.copy_(alpha.log() - self.log_alpha[self.tensor_of])
 
     def rows(self, count: int) -> Tensor:
         """Theta in `count` rows, `[G, P]`, so that every passage gets its own gradient."""
@@ -98,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alpha", type=float, default=2.0, help="step sizes at the start")
     parser.add_argument("--alpha-lr", type=float, default=2e-2, help="of their logarithms")
     parser.add_argument("--ratio-lr", type=float, default=3e-3, help="of each entry's")
+    parser.add_argument("--start", type=Path, help="shipped folder to go on from, not reader.pt")
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--probe-tasks", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -108,8 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train from `reader.pt` or on from `meta.pt` in the run folder, and write the latter.
 
-    The checkpoint with the lowest blind answer loss on the set-aside articles is kept beside it
-    as `best.pt`.
+    With `--start` it begins from the weights and the meta-init of a shipped folder. The checkpoint
+    with the lowest blind answer loss on the set-aside articles is kept beside it as `best.pt`.
     """
     torch.set_num_threads(options.threads)
     path = options.run / "meta.pt"
@@ -117,14 +136,18 @@ def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed + state["step"])
     rng = random.Random(options.seed + state["step"])
     model = skeleton(options.tiny)
-    reader = load(options.run / "reader.pt")
-    if "model" not in state and reader is None:
-        raise SystemExit(f"{options.run / 'reader.pt'} is missing; run recipes.mini.reader first")
-    model.load_state_dict(state.get("model") or (reader or {})["model"])
     layout = mini_layout(model, options.rank, options.upper_layers, options.targets)
     meta = MetaInit(layout, options.alpha)
-    if "meta" in state:
+    if "model" in state:
+        model.load_state_dict(state["model"])
         meta.load_state_dict(state["meta"])
+    elif options.start is not None:
+        model = earlier(options.start)
+        meta.load_file(options.start / "meta_init.safetensors")
+    elif (reader := load(options.run / "reader.pt")) is not None:
+        model.load_state_dict(reader["model"])
+    else:
+        raise SystemExit(f"{options.run / 'reader.pt'} is missing; run recipes.mini.reader first")
     model.to(options.device)
     meta.to(options.device)
     decoder = Decoder(model, layout, options.trained_layers)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,25 @@ def test_all_stages_run_and_ship_a_loadable_model(tmp_path, capsys):
     assert AutoTokenizer.from_pretrained(shipped).eos_token_id == 102
 
 
+def test_the_program_for_a_gpu_packs_a_model(tmp_path):
+    """gpu/mini.py trains and packs parts that unpack to a model folder."""
+    write_data(tmp_path / "data")
+    seconds = str(1 / 60)
+    done = subprocess.run(
+        [sys.executable, ROOT / "gpu" / "mini.py", "--tiny", "--device", "cpu", "--batch", "4",
+         "--tasks", "2", "--read-minutes", seconds, "--meta-minutes", seconds,
+         "--data", tmp_path / "data", "--out", tmp_path / "out"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    parts = sorted((tmp_path / "out").glob("mini.tar.*"))
+    whole = tmp_path / "mini.tar"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with tarfile.open(whole) as tar:
+        names = set(tar.getnames())
+    assert {"model.safetensors", "meta_init.safetensors", "config.json"} <= names
+
+
 def test_written_out_decoder_equals_transformers():
     """`Decoder` gives the logits of `BertLMHeadModel`, and later tokens change nothing before."""
     start, network = module("start"), module("network")
@@ -126,6 +148,10 @@ def test_shipped_path_and_training_path_give_the_same_gradient(tmp_path):
     ours = objective.gradients(decoder, init.rows(2), docs, None, second_order=False)
     torch.testing.assert_close(ours, shipped.gradients(pieces), atol=1e-6, rtol=1e-3)
     torch.testing.assert_close(shipped.alpha, init.alpha.detach())
+    again = meta.MetaInit(layout, 1.0)
+    again.load_file(tmp_path / "meta_init.safetensors")
+    torch.testing.assert_close(again.theta, init.theta)
+    torch.testing.assert_close(again.alpha, init.alpha)
 
 
 def test_sampled_vocabulary_estimates_the_full_loss():
