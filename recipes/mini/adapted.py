@@ -80,7 +80,11 @@ class Adapted:
 
     @torch.no_grad()
     def answer(
-        self, prompts: Sequence[list[int]], rows: Callable[[list[int]], Tensor] | None, batch: int
+        self,
+        prompts: Sequence[list[int]],
+        rows: Callable[[list[int]], Tensor] | None,
+        batch: int,
+        max_new_tokens: int | None = None,
     ) -> list[str]:
         """Greedy continuations, in the order of the prompts.
 
@@ -88,7 +92,9 @@ class Adapted:
             prompts: token ids.
             rows: prompt indices to rows `[n, P]`; None for the base model.
             batch: prompts at once.
+            max_new_tokens: None: as the prompts' file says.
         """
+        limit = max_new_tokens or self.prompts.templates["max_new_tokens"]
         answers = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for at in range(0, len(order), batch):
@@ -103,7 +109,7 @@ class Adapted:
                 out = model.generate(
                     input_ids=ids.to(self.device),
                     attention_mask=mask.to(self.device),
-                    max_new_tokens=self.prompts.templates["max_new_tokens"],
+                    max_new_tokens=limit,
                     do_sample=False,
                 )
             for i, generated in zip(chosen, out[:, longest:].tolist(), strict=True):

@@ -3,7 +3,8 @@
 Articles of the development split are never trained on. Conditions: the question alone, with the
 gold passage in the prompt, with the gold passage's delta, with the delta of a passage of another
 article, with a random delta of equal norm per tensor, with delta and passage; answer losses;
-perplexity of other text under an unrelated delta. Prints a table and one JSON line.
+perplexity of other text under an unrelated delta; questions and sentences it writes. Prints a
+table and one JSON line.
 
     python -m recipes.mini.evaluate --questions 1000
 """
@@ -28,6 +29,7 @@ from recipes.mini.prompts import Piece
 from recipes.mini.scoring import score
 from recipes.mini.start import SHIPPED
 from recipes.mini.tasks import answered, documents
+from recipes.mini.writing import asking, restating
 
 
 class Asked(NamedTuple):
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\n{'condition':<22}{'F1':>8}{'EM':>8}")
     for name, entry in result["answers"].items():
         print(f"{name:<22}{entry['f1']:>8.1f}{entry['em']:>8.1f}")
-    for name in ("nll", "perplexity"):
+    for name in ("nll", "perplexity", "asking", "restating"):
         print(name, json.dumps(result.get(name, {})))
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
     print(json.dumps(result))
@@ -93,6 +95,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     run("base", blind, None)
     run("rag gold", shown, None)
+    some = random.Random(options.seed).sample(asked, min(200, len(asked)))
+    gold = [pieces[q.passage] for q in some]
+    result["asking"] = asking(model, [q.answers[0] for q in some], gold, options.batch)
+    texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
+    result["restating"] = restating(model, texts_asked, options.batch, options.seed)
     if model.layout is None:
         return result
 

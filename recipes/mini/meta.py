@@ -37,7 +37,7 @@ from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mi
 from recipes.mini.vocabulary import Vocabulary
 
 # Weights of the loss's terms.
-BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 0.3, 0.5, 2.0
+BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 0.5, 2.0, 2.0
 DRIFT_TEXTS, DRIFT_LABELS = 6, 256
 B_START = 0.02  # standard deviation of B; with B = 0 the gradient of A would be exactly zero
 
@@ -105,13 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tasks", type=int, default=16, help="passages a step")
     parser.add_argument("--questions", type=int, default=4, help="blind questions a passage")
-    parser.add_argument("--plain", type=int, default=6, help="reading examples a step")
+    parser.add_argument("--plain", type=int, default=12, help="reading examples a step")
     parser.add_argument("--rank", type=int, default=RANK)
     parser.add_argument("--upper-layers", type=int, default=ADAPTED_LAYERS, help="adapted")
     parser.add_argument("--targets", nargs="+", default=TARGETS)
     parser.add_argument("--trained-layers", type=int, default=TRAINED_LAYERS)
     parser.add_argument("--lr", type=float, default=3e-4, help="AdamW: biases and norms")
-    parser.add_argument("--matrix-lr", type=float, default=5e-4, help="Muon: the layers' matrices")
+    parser.add_argument("--matrix-lr", type=float, default=4e-4, help="Muon: the layers' matrices")
     parser.add_argument("--theta-lr", type=float, default=1e-3)
     parser.add_argument("--alpha", type=float, default=2.0, help="step sizes at the start")
     parser.add_argument("--alpha-lr", type=float, default=2e-2, help="of their logarithms")

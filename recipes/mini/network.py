@@ -21,7 +21,7 @@ from transformers import BertLMHeadModel
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from recipes.mini.vocabulary import Vocabulary
 
-RANK = 48
+RANK = 64
 ADAPTED_LAYERS = 1
 TARGETS = ("intermediate.dense", "output.dense")
 TRAINED_LAYERS = 4  # by stage 2, from the top; those below stay as the reader left them
