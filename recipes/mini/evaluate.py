@@ -98,8 +98,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     some = random.Random(options.seed).sample(asked, min(200, len(asked)))
     gold = [pieces[q.passage] for q in some]
     result["asking"] = asking(model, [q.answers[0] for q in some], gold, options.batch)
-    texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
-    result["restating"] = restating(model, texts_asked, options.batch, options.seed)
+    if "restate" in model.prompts.templates:
+        texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
+        result["restating"] = restating(model, texts_asked, options.batch, options.seed)
     if model.layout is None:
         return result
 

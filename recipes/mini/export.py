@@ -1,7 +1,7 @@
-"""A checkpoint to the folder that is shipped: bf16 weights, tokenizer, config, meta-init.
+"""A checkpoint to the folder that is shipped: bf16 weights, tokenizer, config, prompts, meta-init.
 
-Every file is written beside and renamed, so a reader sees the old or the new one. `prompts.json`
-and the model card lie in the folder already and are left alone.
+Every file is written beside and renamed, so a reader sees the old or the new one. The model card
+lies in the folder already and is left alone.
 
     python -m recipes.mini.export --checkpoint runs/mini/best.pt
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from adapterdb.layout import DeltaLayout
 from recipes.mini.meta import MetaInit
 from recipes.mini.prepare import DEFAULT_RUN
+from recipes.mini.prompts import PROMPTS_PATH
 from recipes.mini.schedule import load
 from recipes.mini.start import SHIPPED, base_tokenizer, skeleton
 
@@ -57,6 +59,7 @@ def export(state: dict[str, Any], out: Path, tiny: bool = False) -> list[Path]:
         partial = Path(folder)
         model.to(torch.bfloat16).save_pretrained(partial)
         base_tokenizer().save_pretrained(partial)
+        shutil.copy(PROMPTS_PATH, partial)
         if "meta" in state:
             _write_meta_init(state, partial / "meta_init.safetensors")
         written = []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-PROMPTS_PATH = Path(__file__).parents[2] / "adapterdb" / "models" / "mini" / "prompts.json"
+PROMPTS_PATH = Path(__file__).with_name("prompts.json")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 

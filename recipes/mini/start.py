@@ -13,9 +13,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders
 from transformers import BertConfig, BertLMHeadModel, BertModel, PreTrainedTokenizerFast
 
-from recipes.mini.prompts import PROMPTS_PATH
-
-SHIPPED = PROMPTS_PATH.parent
+SHIPPED = Path(__file__).parents[2] / "adapterdb" / "models" / "mini"
 # In MiniLM's vocabulary, untrained there; they mark "write a question" and "say it again".
 TASK_TOKENS = ["[unused1]", "[unused2]"]
 # Joins what the word-piece tokenizer took apart, so that "1, 500" reads "1,500" again.

@@ -80,8 +80,6 @@ def test_all_stages_run_and_ship_a_loadable_model(tmp_path, capsys):
          "--rank", "2", "--upper-layers", "1", "--probe-tasks", "2"]
     )  # fmt: skip
     module("export").main(["--checkpoint", str(run / "best.pt"), "--out", str(shipped), "--tiny"])
-    prompts = ROOT / "adapterdb" / "models" / "mini" / "prompts.json"
-    (shipped / "prompts.json").write_text(prompts.read_text())
     capsys.readouterr()
     module("evaluate").main(
         ["--data", str(tmp_path / "data"), "--model", str(shipped), "--questions", "4",
@@ -140,7 +138,6 @@ def test_shipped_path_and_training_path_give_the_same_gradient(tmp_path):
     state = {"model": model.state_dict(), "meta": init.state_dict()}
     state["layout"] = json.dumps(layout.to_dict())
     module("export").export(state, tmp_path, tiny=True)
-    (tmp_path / "prompts.json").write_text(prompts.PROMPTS_PATH.read_text())
     shipped = module("adapted").Adapted(tmp_path, "cpu")
     pieces = [prompts.Piece("A", "Some words."), prompts.Piece("", "Other and longer words here.")]
     docs = tasks.documents(shipped.prompts, pieces)
