@@ -2,7 +2,7 @@
 
 Same numbers as `BertLMHeadModel` (a test holds it to that), on that model's own parameters:
 
-    y = W x + scale * B (A x)        at the feed-forward linears of the adapted layers
+    y = W x + scale * B (A x)        at feed-forward linears of the adapted layers
 
 with A and B taken per group of sequences from rows `[G, P]` of a `DeltaLayout`. Attention is
 plain softmax, because the meta-gradient differentiates it twice. Knows no prompts and no loss.
@@ -21,9 +21,9 @@ from transformers import BertLMHeadModel
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from recipes.mini.vocabulary import Vocabulary
 
-RANK = 64
+RANK = 128
 ADAPTED_LAYERS = 1
-TARGETS = ("intermediate.dense", "output.dense")
+TARGETS = ("intermediate.dense",)
 TRAINED_LAYERS = 4  # by stage 2, from the top; those below stay as the reader left them
 
 Factors = tuple[Tensor, Tensor]
@@ -34,7 +34,7 @@ class Decoder:
 
     Args:
         model: shared, not copied.
-        layout: sites are the `intermediate.dense` and `output.dense` of the last layers.
+        layout: sites are `intermediate.dense`, `output.dense` or both, of the last layers.
         trained_layers: how many, from the top; at least the adapted ones.
     """
 
@@ -126,7 +126,7 @@ def mini_layout(
     upper_layers: int = ADAPTED_LAYERS,
     targets: Sequence[str] = TARGETS,
 ) -> DeltaLayout:
-    """The layout of mini's deltas: feed-forward linears of the upper layers, alpha = 2 rank."""
+    """The layout of mini's deltas: linears of the upper layers, alpha = 2 rank."""
     linears = [
         (name, module.in_features, module.out_features)
         for name, module in model.named_modules()
