@@ -78,7 +78,9 @@ class MetaInit(nn.Module):
         """
         with safe_open(path, "pt") as file:
             if file.metadata()["fingerprint"] != self.layout.fingerprint:
-                raise SystemExit(f"{path} has another layout; give its --rank, --upper-layers")
+                raise SystemExit(
+                    f"{path} has another layout; give its --rank, --upper-layers, --targets"
+                )
             theta, alpha = file.get_tensor("theta"), file.get_tensor("alpha")
         with torch.no_grad():
             self.theta.copy_(theta)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from adapterdb.ingest.augment.restating import SENTENCE_TOKENS, TRIES, says_the_same
+from adapterdb.ingest.augment.asking import FOUND_AGAIN
+from adapterdb.ingest.augment.restating import MIN_WORDS, SENTENCE_TOKENS, TRIES, says_the_same
 from adapterdb.ingest.augment.sketch import sketch
 from adapterdb.training.sentences import sentences
 from recipes.mini.adapted import Adapted
 from recipes.mini.prompts import Piece
 from recipes.mini.scoring import score
-
-MIN_WORDS = 4
-FOUND_AGAIN = 0.5  # F1, as `adb augment` wants it
 
 
 def asking(
