@@ -4,13 +4,12 @@ Same numbers as `BertLMHeadModel` (a test holds it to that), on that model's own
 
     y = W x + scale * B (A x)        at feed-forward linears of the adapted layers
 
-with A and B taken per group of sequences from rows `[G, P]` of a `DeltaLayout`. Attention is
-plain softmax, because the meta-gradient differentiates it twice. Knows no prompts and no loss.
+with A and B taken per group of sequences from rows `[G, P]` of a `DeltaLayout`. Knows no
+prompts and no loss.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional
 from transformers import BertLMHeadModel
 
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
+from recipes.mini.attention import causal_attention
 from recipes.mini.vocabulary import Vocabulary
 
 RANK = 128
@@ -45,6 +45,7 @@ class Decoder:
         self.layers: list[nn.Module] = list(model.bert.encoder.layer)
         self.sites = {site.name: i for i, site in enumerate(layout.sites)}
         adapted = min(int(site.name.split(".")[3]) for site in layout.sites)
+        self.adapted = adapted
         self.split = max(0, min(adapted, len(self.layers) - trained_layers))
 
     def lower(self, ids: Tensor) -> Tensor:
@@ -55,9 +56,8 @@ class Decoder:
         """
         with torch.no_grad():
             hidden: Tensor = self.model.bert.embeddings(ids)
-            mask = causal_mask(ids.shape[1], ids.device)
             for layer in self.layers[: self.split]:
-                hidden = self._layer(layer, hidden, mask, {})
+                hidden = layer_states(layer, hidden)
             return hidden
 
     def upper(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
@@ -67,7 +67,6 @@ class Decoder:
             hidden: `[N, T, H]` from `lower`.
             rows: `[G, P]`, sequence n acted on by row n // (N / G); None for the base model.
         """
-        mask = causal_mask(hidden.shape[1], hidden.device)
         views = None if rows is None else self.layout.views(rows)
         for number in range(self.split, len(self.layers)):
             prefix = f"bert.encoder.layer.{number}."
@@ -76,7 +75,11 @@ class Decoder:
                 for name in ("intermediate.dense", "output.dense")
                 if views is not None and prefix + name in self.sites
             }
-            hidden = self._layer(self.layers[number], hidden, mask, factors)
+            # the inner step differentiates what lies above the first adapted linear
+            twice = rows is not None and number > self.adapted
+            hidden = layer_states(
+                self.layers[number], hidden, factors, self.layout.scale, twice=twice
+            )
         return hidden
 
     def logits(self, hidden: Tensor, vocabulary: Vocabulary | None = None) -> Tensor:
@@ -87,37 +90,37 @@ class Decoder:
             words, bias = words[vocabulary.ids], bias[vocabulary.ids]
         return functional.linear(head.transform(hidden), words, bias).float()
 
-    def _layer(
-        self, layer: nn.Module, x: Tensor, mask: Tensor, factors: Mapping[str, Factors]
-    ) -> Tensor:
-        own = layer.attention.self
-        heads = own.num_attention_heads
-        q, k, v = (
-            functional.linear(x, linear.weight, linear.bias)
-            .unflatten(-1, (heads, -1))
-            .transpose(1, 2)
-            for linear in (own.query, own.key, own.value)
-        )
-        scores = (q @ k.mT) / math.sqrt(q.shape[-1]) + mask.to(q.dtype)
-        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-        out = layer.attention.output
-        x = out.LayerNorm(out.dense(mixed) + x)
-        inner = layer.intermediate.dense(x)
-        if "intermediate.dense" in factors:
-            inner = inner + self._lora(x, factors["intermediate.dense"])
-        inner = functional.gelu(inner)
-        outer = layer.output.dense(inner)
-        if "output.dense" in factors:
-            outer = outer + self._lora(inner, factors["output.dense"])
-        return layer.output.LayerNorm(outer + x)
 
-    def _lora(self, x: Tensor, factors: Factors) -> Tensor:
-        """Scale * B (A x); x `[N, T, H1]`, A `[G, R, H1]`, transposed B `[G, R, H2]`."""
-        a, b = (factor.to(x.dtype) for factor in factors)
-        grouped = x.reshape(len(a), -1, x.shape[-1])
-        return (self.layout.scale * torch.bmm(torch.bmm(grouped, a.mT), b)).reshape(
-            *x.shape[:-1], b.shape[-1]
-        )
+def layer_states(
+    layer: nn.Module,
+    x: Tensor,
+    factors: Mapping[str, Factors] | None = None,
+    scale: float = 1.0,
+    twice: bool = False,
+) -> Tensor:
+    """Hidden states `[N, T, H]` after one layer of `BertLMHeadModel`, causal, given those before.
+
+    Args:
+        layer: a `BertLayer`.
+        x: `[N, T, H]`, sequences padded on the right, which needs no mask.
+        factors: A and transposed B for `intermediate.dense` and `output.dense`.
+        scale: of B A.
+        twice: whether attention will be differentiated twice.
+    """
+    factors = factors or {}
+    own, out = layer.attention.self, layer.attention.output
+    q, k, v = own.query(x), own.key(x), own.value(x)
+    mixed = causal_attention(q, k, v, own.num_attention_heads, twice)
+    x = out.LayerNorm(out.dense(mixed) + x)
+    inner = layer.intermediate.dense(x)
+    if "intermediate.dense" in factors:
+        inner = inner + _lora(x, factors["intermediate.dense"], scale)
+    inner = functional.gelu(inner)
+    outer = layer.output.dense(inner)
+    if "output.dense" in factors:
+        outer = outer + _lora(inner, factors["output.dense"], scale)
+    states: Tensor = layer.output.LayerNorm(outer + x)
+    return states
 
 
 def mini_layout(
@@ -138,6 +141,8 @@ def mini_layout(
     return plan_layout(spec, linears)
 
 
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """`[T, T]` float32: 0 where column <= row, -inf elsewhere."""
-    return torch.full((length, length), float("-inf"), device=device).triu(1)
+def _lora(x: Tensor, factors: Factors, scale: float) -> Tensor:
+    """Scale * B (A x); x `[N, T, H1]`, A `[G, R, H1]`, transposed B `[G, R, H2]`."""
+    a, b = (factor.to(x.dtype) for factor in factors)
+    grouped = x.reshape(len(a), -1, x.shape[-1])
+    return (scale * torch.bmm(torch.bmm(grouped, a.mT), b)).reshape(*x.shape[:-1], b.shape[-1])

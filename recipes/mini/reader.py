@@ -23,6 +23,7 @@ from transformers import BertLMHeadModel
 
 from recipes.mini.corpus import Corpus
 from recipes.mini.examples import Example, Sampler, batches
+from recipes.mini.network import layer_states
 from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
@@ -175,7 +176,10 @@ def batch_loss(
     device = words.device
     # Padding is on the right and attention causal, so no mask is needed.
     shown = functional.embedding(vocabulary.local(ids.to(device)), words)
-    hidden = model.bert(inputs_embeds=shown, use_cache=False).last_hidden_state[rows, places]
+    hidden = model.bert.embeddings(inputs_embeds=shown)
+    for layer in model.bert.encoder.layer:
+        hidden = layer_states(layer, hidden)
+    hidden = hidden[rows, places]
     head = model.cls.predictions
     logits = functional.linear(head.transform(hidden), words, head.bias[vocabulary.ids]).float()
     losses = vocabulary.losses(logits, torch.tensor(targets, device=device))
