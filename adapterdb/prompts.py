@@ -44,7 +44,9 @@ class Prompts:
     Args:
         blind: question without text; fields ``{question}``.
         context: question with text; fields ``{question}``, ``{passages}``.
-        document: what a delta is fitted to; field ``{passages}``.
+        document: what a delta is fitted to; field ``{passages}``, which may stand twice, so that
+            what comes early in a passage is learned knowing what comes late.
+        plain: running text, as its perplexity is measured; field ``{passages}``.
         passage: one passage; fields ``{title}``, ``{text}``; untitled passages are only the text.
         passage_separator: between passages.
         ask: asks the model to write a question; fields ``{answer}``, ``{passages}``; may be empty.
@@ -57,6 +59,7 @@ class Prompts:
     blind: str = "{bos}Question: {question}\nAnswer:"
     context: str = "{bos}{passages}\n\nQuestion: {question}\nAnswer:"
     document: str = "{bos}{passages}"
+    plain: str = "{bos}{passages}"
     passage: str = "{title}: {text}"
     passage_separator: str = "\n\n"
     ask: str = ""
@@ -160,6 +163,10 @@ class PromptEncoder:
         return self._fill(self.prompts.document, passages=self.passage(title, text))[
             : self.max_length
         ]
+
+    def plain(self, title: str, text: str) -> list[int]:
+        """The ids of a passage as running text, cut to the model's length."""
+        return self._fill(self.prompts.plain, passages=self.passage(title, text))[: self.max_length]
 
     def document_tokens(self, title: str, text: str) -> list[DocumentToken]:
         """``document`` with the place of each token: the same ids, in the same order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def test_fields_stand_where_the_template_says(encoder: PromptEncoder) -> None:
     ids, used = encoder.context("Why?", [("T", "one"), ("", "two")], 8)
     assert encoder.decode(ids) == "T - one | two Q: Why? A:"
     assert used == 2
+
+
+def test_a_passage_may_be_said_twice_to_learn_it(encoder: PromptEncoder) -> None:
+    """`document` may name its field again; running text is the passage once, and both are cut."""
+    prompts = replace(TEMPLATES, document="<s>{passages} / {passages}", plain="<s>{passages}.")
+    twice = PromptEncoder(prompts, encoder._tokenizer, 120)
+    assert twice.decode(twice.document("T", "one")) == "T - one / T - one"
+    assert twice.decode(twice.plain("T", "one")) == "T - one."
+    places = [(t.field, t.start) for t in twice.document_tokens("T", "one") if t.field]
+    assert places[: len(places) // 2] == places[len(places) // 2 :]
+    assert len(twice.document("", "a" * 100)) == len(twice.plain("", "a" * 200)) == 120
 
 
 def test_special_tokens_in_untrusted_text_stay_text(encoder: PromptEncoder) -> None:

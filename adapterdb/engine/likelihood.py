@@ -127,7 +127,7 @@ class Scorer:
         """
         encoder, rows = self.runtime.base.encoder, []
         for (title, text), mixture in zip(texts, mixtures, strict=True):
-            ids = tuple(encoder.document(title, text)[: encoder.max_length])
+            ids = tuple(encoder.plain(title, text))
             if len(ids) < 2:
                 raise InvalidInput(f"the text {text!r} is too short to be scored")
             rows.append(Row(ids[:1], ids[1:], mixture))

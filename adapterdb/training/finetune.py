@@ -245,7 +245,7 @@ def passage_sequences(
     passages: Iterable[tuple[str, str]], encoder: PromptEncoder
 ) -> list[TokenSequence]:
     """Each passage ``(title, text)`` once, loss on all its tokens."""
-    return [TokenSequence(tuple(encoder.document(*p))) for p in dict.fromkeys(passages)]
+    return [TokenSequence(tuple(encoder.plain(*p))) for p in dict.fromkeys(passages)]
 
 
 def sequences_to_learn(

@@ -28,7 +28,7 @@ from recipes.mini.adapted import Adapted
 from recipes.mini.prompts import Piece
 from recipes.mini.scoring import score
 from recipes.mini.start import SHIPPED
-from recipes.mini.tasks import answered, documents
+from recipes.mini.tasks import answered, plain
 from recipes.mini.writing import asking, restating
 
 
@@ -143,18 +143,18 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     def perplexity(unrelated: bool) -> float:
         total, count = 0.0, 0
         for i in range(0, len(texts), 16):
-            some = documents(model.prompts, [pieces[p] for p in texts[i : i + 16]])
+            some = plain(model.prompts, [pieces[p] for p in texts[i : i + 16]])
             rows = rows_of([other[p] for p in texts[i : i + 16]]) if unrelated else None
             found = model.losses(some, rows)
             total, count = total + found.sum().item(), count + len(found)
         return math.exp(total / count)
 
     texts = sorted(own)[:200]
-    plain, changed = perplexity(False), perplexity(True)
+    before, changed = perplexity(False), perplexity(True)
     result["perplexity"] = {
-        "none": round(plain, 2),
+        "none": round(before, 2),
         "unrelated delta": round(changed, 2),
-        "change_percent": round(100 * (changed / plain - 1), 2),
+        "change_percent": round(100 * (changed / before - 1), 2),
         "passages": len(texts),
     }
     return result

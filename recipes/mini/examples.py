@@ -100,7 +100,7 @@ class Sampler:
             piece = self._titled(self.rng.choice(self.corpus.texts))
         else:
             piece = self.piece(self.rng.choice(self.corpus.passages), 800)
-        ids = self.prompts.document([piece])[:MAX_TOKENS]
+        ids = self.prompts.plain([piece])[:MAX_TOKENS]
         places = range(1, len(ids))
         labels = sorted(self.rng.sample(places, min(DOCUMENT_LABELS, len(places))))
         return Example(ids, labels, 0.1)

@@ -33,12 +33,13 @@ from recipes.mini.prompts import Prompts
 from recipes.mini.reader import batch_loss
 from recipes.mini.schedule import Budget, load, save
 from recipes.mini.start import base_tokenizer, earlier, skeleton
-from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mixtures
+from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mixtures, plain
 from recipes.mini.vocabulary import Vocabulary
 
 # Weights of the loss's terms.
-BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 0.5, 2.0, 2.0
+BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 1.0, 2.0, 2.0
 DRIFT_TEXTS, DRIFT_LABELS = 6, 256
+INNER_WORDS = 1000, 600  # commonest words and others in the inner loss, which is over every token
 B_START = 0.02  # standard deviation of B; with B = 0 the gradient of A would be exactly zero
 
 
@@ -237,29 +238,30 @@ class Step:
         pieces = [task.piece for task in tasks]
         docs = self._to(documents(self.prompts, pieces))
         asked = self._to(blind(self.prompts, [q for t in tasks for q in t.questions]))
-        chosen = self.rng.sample(range(len(tasks)), max(1, len(tasks) // 4))
+        chosen = self.rng.sample(range(len(tasks)), max(1, len(tasks) // 2))
         shown = self._to(
             context(
                 self.prompts, [tasks[i].questions[-1] for i in chosen], [pieces[i] for i in chosen]
             )
         )
-        plain = [self.sampler.draw(1.0) for _ in range(options.plain)]
-        plain += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
+        reading = [self.sampler.draw(1.0) for _ in range(options.plain)]
+        reading += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
         texts = self.corpus.texts or [self.corpus.pieces[p] for p in self.corpus.passages]
         drawn = [self.rng.choice(texts) for _ in range(min(DRIFT_TEXTS, len(tasks)))]
-        unrelated = self._to(documents(self.prompts, drawn))
+        unrelated = self._to(plain(self.prompts, drawn))
         used = [batch.ids.flatten() for batch in (docs, asked, shown, unrelated)]
-        used += [torch.tensor(example.ids, device=self.device) for example in plain]
+        used += [torch.tensor(example.ids, device=self.device) for example in reading]
         embedding = decoder.model.bert.embeddings.word_embeddings.weight
         some = Vocabulary(torch.cat(used).unique(), len(embedding))
 
-        found = gradients(decoder, meta.rows(len(tasks)), docs, some, second_order=True)
+        inner = Vocabulary(docs.ids.unique(), len(embedding), *INNER_WORDS)
+        found = gradients(decoder, meta.rows(len(tasks)), docs, inner, second_order=True)
         rows = meta.adapted(mixtures(len(tasks), self.rng).to(self.device) @ found)
         terms = {
             "blind": answer_loss(decoder, asked, rows, some),
             "context": answer_loss(decoder, shown, rows[chosen], some),
             "drift": drift(decoder, unrelated, rows[: len(drawn)], DRIFT_LABELS, some),
-            "plain": batch_loss(decoder.model, plain, some, embedding[some.ids]),
+            "plain": batch_loss(decoder.model, reading, some, embedding[some.ids]),
         }
         loss = (
             BLIND * terms["blind"]
@@ -294,8 +296,9 @@ def probe(
     rows = meta.adapted(gradients(decoder, meta.rows(count), docs, None, False)).detach()
     with torch.no_grad():
         shifted = rows.roll(count // 2, 0)
-        below = decoder.lower(docs.ids)
-        text = [losses(decoder, decoder.upper(below, r), docs).mean() for r in (None, shifted)]
+        texts = to(plain(prompts, [task.piece for task in tasks]), device)
+        below = decoder.lower(texts.ids)
+        text = [losses(decoder, decoder.upper(below, r), texts).mean() for r in (None, shifted)]
         found = {
             "own": answer_loss(decoder, asked, rows),
             "shifted": answer_loss(decoder, asked, shifted),

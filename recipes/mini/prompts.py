@@ -52,8 +52,12 @@ class Prompts:
         return self._shown("context", "question", question, pieces, limit)
 
     def document(self, pieces: Sequence[Piece]) -> list[int]:
-        """Passages alone, as read by the language-model loss."""
+        """Passages as a delta is made from them."""
         return self._fill("document", {"passages": self._passages(pieces)})
+
+    def plain(self, pieces: Sequence[Piece]) -> list[int]:
+        """Passages as running text."""
+        return self._fill("plain", {"passages": self._passages(pieces)})
 
     def ask(self, answer: str, pieces: Sequence[Piece], limit: int) -> list[int]:
         """An answer with passages, cut likewise, to be continued by a question."""

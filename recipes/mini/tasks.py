@@ -96,6 +96,12 @@ def documents(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
     return pad(ids, [1] * len(ids))
 
 
+def plain(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
+    """Running text: every token after the first is a label."""
+    ids = [prompts.plain([piece])[:MAX_TOKENS] for piece in pieces]
+    return pad(ids, [1] * len(ids))
+
+
 def blind(prompts: Prompts, questions: Sequence[Question]) -> Padded:
     """Questions without text; the answers are the labels."""
     return answered([(prompts.blind(q.question), prompts.target(q.answer)) for q in questions])

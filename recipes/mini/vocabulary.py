@@ -27,20 +27,24 @@ class Vocabulary:
     Args:
         needed: ids that must be there, of any shape.
         size: of the whole vocabulary.
+        frequent: how many of the commonest words are there for certain.
+        drawn: how many of the others are.
     """
 
-    def __init__(self, needed: Tensor, size: int) -> None:
+    def __init__(
+        self, needed: Tensor, size: int, frequent: int = FREQUENT, drawn: int = DRAWN
+    ) -> None:
         certain = torch.zeros(size, dtype=torch.bool)
-        certain[_FIRST_WORD : _FIRST_WORD + FREQUENT] = True
+        certain[_FIRST_WORD : _FIRST_WORD + frequent] = True
         certain[needed.flatten().cpu()] = True
         sure, rest = certain.nonzero()[:, 0], (~certain).nonzero()[:, 0]
-        drawn = rest[torch.randperm(len(rest))[:DRAWN]]
-        self.ids = torch.cat([sure, drawn]).to(needed.device)
+        some = rest[torch.randperm(len(rest))[:drawn]]
+        self.ids = torch.cat([sure, some]).to(needed.device)
         places = torch.zeros(size, dtype=torch.long)
-        places[torch.cat([sure, drawn])] = torch.arange(len(sure) + len(drawn))
+        places[torch.cat([sure, some])] = torch.arange(len(sure) + len(some))
         self._places = places.to(needed.device)
         shift = torch.zeros(len(self.ids))
-        shift[len(sure) :] = math.log(len(rest) / max(1, len(drawn)))
+        shift[len(sure) :] = math.log(len(rest) / max(1, len(some)))
         self._shift = shift.to(needed.device)
 
     def local(self, ids: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def test_texts_are_scored_with_and_without_a_delta(db: AdapterDB) -> None:
             (short, ("", TEXTS[2])),
             (long, ("A quay", TEXTS[0] * 3)),
         ):
-            ids = encoder.document(title, text)
+            ids = encoder.plain(title, text)
             wanted = alone(db, ids[:1], ids[1:], mixture)
             assert likelihood.nats == pytest.approx(wanted, rel=1e-4)
             assert likelihood.tokens == len(ids) - 1

@@ -61,7 +61,8 @@ def test_salient_counts_names_and_dates_only(mini: PromptEncoder) -> None:
     (weights,) = Salient(mini)([passage])
     assert set(weights) == {0.0, 1.0}
     assert not weights.fell_back
-    assert weighed(mini, passage, weights) == "may 1804 mara lind asker"
+    once = "may 1804 mara lind asker"  # mini's deltas are made from a passage said twice
+    assert weighed(mini, passage, weights) == f"{once} {once}"
 
 
 def test_salient_falls_back_and_says_so(mini: PromptEncoder) -> None:
@@ -102,7 +103,8 @@ def test_tfidf_is_term_frequency_times_smooth_idf(mini: PromptEncoder) -> None:
 def test_template_tokens_do_not_count_in_tfidf(mini: PromptEncoder) -> None:
     """[CLS], [SEP] and the colon between title and text weigh 0, all words more."""
     (weights,) = TfidfWeigher(mini, fit_tfidf(TEXTS, mini))([TrainingPassage("Hill", "the mill")])
-    assert [w > 0 for w in weights] == [False, True, False, True, True, False]
+    passage = [True, False, True, True]
+    assert [w > 0 for w in weights] == [False, *passage, False, *passage, False]
 
 
 def test_weighers_that_need_training_say_so(mini: PromptEncoder) -> None:

@@ -186,7 +186,7 @@ class _Run:
         self.space, self.weighter = space, weighter
         self.encoder, self.passages = encoder, list(train)
         self.valid = [self._lesson(p) for p in valid]
-        ids = [encoder.document("", text)[: s.locality_tokens] for text in locality]
+        ids = [encoder.plain("", text)[: s.locality_tokens] for text in locality]
         self.locality = [TokenSequence(tuple(i)) for i in ids if len(i) > 1]
         self.per_epoch = max(1, len(self.passages) // s.update_batch_size)
         self.parameters = weighter.trained()
