@@ -2,7 +2,8 @@
 
     python docs/results.py bench-squad bench-pubmedqa ...
 
-What stands above the first line that begins with ``## `` is kept: people wrote it.
+What stands above the first line that begins with ``## `` is kept, for people wrote it; so are the
+sections of runs that are not named. A run takes the place of the section with its heading.
 """
 
 from __future__ import annotations
@@ -22,10 +23,17 @@ FIGURES = 24  # of a table; the rest is in its results.json
 FIRST = 3  # metrics shown with their intervals; of others the mean
 
 
-def page(folders: list[Path], head: str) -> str:
-    """The whole page: what people wrote, then a section for each table."""
-    sections = [section(results) for results in map(Results.read, folders)]
-    return head.rstrip() + "\n\n" + "\n".join(sections)
+def page(folders: list[Path], text: str) -> str:
+    """The whole page: what people wrote, then a section for each run, the old ones in place."""
+    head, *old = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+    sections = {heading(each): each for each in old}
+    sections |= {heading(new): new for new in map(section, map(Results.read, folders))}
+    return "\n\n".join(part.rstrip() for part in (head, *sections.values())) + "\n"
+
+
+def heading(section: str) -> str:
+    """The first line of a section."""
+    return section.split("\n", 1)[0]
 
 
 def section(results: Results) -> str:
@@ -120,8 +128,7 @@ def main() -> None:
     if len(sys.argv) < 2:
         raise SystemExit("name the folders that adb bench wrote results.json to")
     text = FILE.read_text(encoding="utf-8") if FILE.exists() else "# Results\n"
-    head = text.split("\n## ", 1)[0]
-    FILE.write_text(page([Path(name) for name in sys.argv[1:]], head), encoding="utf-8")
+    FILE.write_text(page([Path(name) for name in sys.argv[1:]], text), encoding="utf-8")
 
 
 if __name__ == "__main__":

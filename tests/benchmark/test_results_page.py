@@ -45,17 +45,21 @@ def test_every_cell_figure_curve_and_note_is_on_the_page(
         assert all(f"- {note}" in page for note in table.notes)
 
 
-def test_what_people_wrote_stays(
+def test_what_people_wrote_and_other_runs_stay(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results(*every_table(6)[:1], n=6).write(tmp_path)
+    made = results(*every_table(6)[:1], n=6)
+    made.write(tmp_path)
+    heading = script.heading(script.section(made))
     page = tmp_path / "results.md"
-    page.write_text("# Results\n\nFive sentences.\n\n## old: static\n\nold numbers\n")
+    old = f"{heading}\n\nold numbers\n\n## other: static\n\nother numbers\n"
+    page.write_text(f"# Results\n\nFive sentences.\n\n{old}")
     monkeypatch.setattr(script, "FILE", page)
     monkeypatch.setattr("sys.argv", ["results.py", str(tmp_path)])
     script.main()
     text = page.read_text(encoding="utf-8")
-    assert "Five sentences." in text
+    assert text.startswith("# Results\n\nFive sentences.\n\n" + heading)
     assert "old numbers" not in text
+    assert text.endswith("\n\n## other: static\n\nother numbers\n")
     script.main()
     assert page.read_text(encoding="utf-8") == text
