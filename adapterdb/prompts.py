@@ -45,7 +45,8 @@ class Prompts:
         blind: question without text; fields ``{question}``.
         context: question with text; fields ``{question}``, ``{passages}``.
         document: what a delta is fitted to; field ``{passages}``, which may stand twice, so that
-            what comes early in a passage is learned knowing what comes late.
+            what comes early in a passage is learned knowing what comes late; a passage that fills
+            more than half of the model's length has its second copy cut.
         plain: running text, as its perplexity is measured; field ``{passages}``.
         passage: one passage; fields ``{title}``, ``{text}``; untitled passages are only the text.
         passage_separator: between passages.

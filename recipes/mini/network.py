@@ -44,9 +44,8 @@ class Decoder:
         self.model, self.layout = model, layout
         self.layers: list[nn.Module] = list(model.bert.encoder.layer)
         self.sites = {site.name: i for i, site in enumerate(layout.sites)}
-        adapted = min(int(site.name.split(".")[3]) for site in layout.sites)
-        self.adapted = adapted
-        self.split = max(0, min(adapted, len(self.layers) - trained_layers))
+        self.adapted = min(int(site.name.split(".")[3]) for site in layout.sites)
+        self.split = max(0, min(self.adapted, len(self.layers) - trained_layers))
 
     def lower(self, ids: Tensor) -> Tensor:
         """Hidden states `[N, T, H]` below the first trained layer, without gradient.
