@@ -72,3 +72,14 @@ def test_torch_can_be_differentiated_twice(attention):
     q, k, v = (torch.randn(1, 5, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
     attend = attention.causal_attention
     assert torch.autograd.gradgradcheck(lambda *x: attend(*x, 2, twice=True), (q, k, v))
+
+
+def test_kernel_refuses_a_second_derivative(attention):
+    """Where `twice` was forgotten there is an error, not a silently missing term."""
+    if attention.kernel() is None:
+        pytest.skip("this CPU has no tiles, or there is no C compiler")
+    q, k, v, _ = (x.requires_grad_() for x in drawn(1, 9, 2))
+    found = attention.causal_attention(q, k, v, 2).float().square().sum()
+    (first,) = torch.autograd.grad(found, q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.float().square().sum().backward()
