@@ -37,6 +37,18 @@ class DocumentToken(NamedTuple):
     end: int
 
 
+class Document(NamedTuple):
+    """What a delta is fitted to.
+
+    Attributes:
+        prompt: ids that stand before and carry no loss; empty for most base models.
+        text: ids that carry loss, the first of them only behind a prompt.
+    """
+
+    prompt: list[int]
+    text: list[int]
+
+
 @dataclass(frozen=True)
 class Prompts:
     """The templates of a base model.
@@ -44,9 +56,10 @@ class Prompts:
     Args:
         blind: question without text; fields ``{question}``.
         context: question with text; fields ``{question}``, ``{passages}``.
-        document: what a delta is fitted to; field ``{passages}``, which may stand twice, so that
-            what comes early in a passage is learned knowing what comes late; a passage that fills
-            more than half of the model's length has its second copy cut.
+        document: what a delta is fitted to; field ``{passages}``.
+        document_prompt: stands before ``document`` and carries no loss; field ``{passages}``, so
+            that what comes early in a passage is learned knowing what comes late. Its passage is
+            cut to the room that ``document`` leaves. May be empty.
         plain: running text, as its perplexity is measured; field ``{passages}``.
         passage: one passage; fields ``{title}``, ``{text}``; untitled passages are only the text.
         passage_separator: between passages.
@@ -60,6 +73,7 @@ class Prompts:
     blind: str = "{bos}Question: {question}\nAnswer:"
     context: str = "{bos}{passages}\n\nQuestion: {question}\nAnswer:"
     document: str = "{bos}{passages}"
+    document_prompt: str = ""
     plain: str = "{bos}{passages}"
     passage: str = "{title}: {text}"
     passage_separator: str = "\n\n"
@@ -159,18 +173,29 @@ class PromptEncoder:
         room = max(0, self.max_length - sentence_tokens - len(empty))
         return self._fill(self.prompts.restate, text=self.text(words)[:room])
 
-    def document(self, title: str, text: str) -> list[int]:
-        """The ids a delta of this passage is fitted to, cut to the model's length."""
-        return self._fill(self.prompts.document, passages=self.passage(title, text))[
-            : self.max_length
-        ]
+    def document(self, title: str, text: str, limit: int | None = None) -> Document:
+        """The ids a delta of this passage is fitted to.
+
+        Args:
+            title, text: the passage.
+            limit: of all ids together; None means the model's length, which is always a limit.
+        """
+        limit = min(limit or self.max_length, self.max_length)
+        inner = self.passage(title, text)
+        ids = self._fill(self.prompts.document, passages=inner)[:limit]
+        if not self.prompts.document_prompt:
+            return Document([], ids)
+        room = limit - len(ids) - len(self._fill(self.prompts.document_prompt, passages=[]))
+        if room < 0:
+            return Document([], ids)
+        return Document(self._fill(self.prompts.document_prompt, passages=inner[:room]), ids)
 
     def plain(self, title: str, text: str) -> list[int]:
         """The ids of a passage as running text, cut to the model's length."""
         return self._fill(self.prompts.plain, passages=self.passage(title, text))[: self.max_length]
 
     def document_tokens(self, title: str, text: str) -> list[DocumentToken]:
-        """``document`` with the place of each token: the same ids, in the same order.
+        """The text of ``document`` with the place of each token: the same ids in the same order.
 
         Raises:
             InvalidInput: if the tokenizer is a slow one, which knows no places.

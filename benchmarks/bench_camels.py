@@ -179,7 +179,7 @@ def main() -> None:
     answers = {(t.passages[t.gold[0]], t.question): t.answers for t in dev_tasks if t.gold}
     dev = shuffled(passages_of(dev_tasks), 11)[: options.n]
     accepted = [answers[(p.title, p.text), p.qa[0][0]] for p in dev]
-    others = [TokenSequence(tuple(base.encoder.document("", t)[:64])) for t in texts]
+    others = [TokenSequence(tuple(base.encoder.plain("", t)[:64])) for t in texts]
 
     def method(name: str, weigher: Weigher, scale: float = 0.0) -> dict[str, Any]:
         began = time.monotonic()

@@ -106,7 +106,7 @@ def effects(db: AdapterDB, every: int) -> dict[str, dict[str, float]]:
     for i in range(0, len(passages), every):
         passage = passages[i]
         prompts = [
-            base.encoder.document(passage.title, passage.text),
+            base.encoder.plain(passage.title, passage.text),
             base.encoder.blind(asked[2 * i % len(asked)]),
         ]
         for ids in prompts:

@@ -35,15 +35,23 @@ def test_fields_stand_where_the_template_says(encoder: PromptEncoder) -> None:
     assert used == 2
 
 
-def test_a_passage_may_be_said_twice_to_learn_it(encoder: PromptEncoder) -> None:
-    """`document` may name its field again; running text is the passage once, and both are cut."""
-    prompts = replace(TEMPLATES, document="<s>{passages} / {passages}", plain="<s>{passages}.")
+def test_a_passage_may_stand_before_itself(encoder: PromptEncoder) -> None:
+    """A document's prompt gets the room its text leaves; without a template there is none."""
+    prompts = replace(
+        TEMPLATES, document_prompt="<s>{passages} / ", document="{passages}.", plain="<s>{passages}"
+    )
     twice = PromptEncoder(prompts, encoder._tokenizer, 120)
-    assert twice.decode(twice.document("T", "one")) == "T - one / T - one"
-    assert twice.decode(twice.plain("T", "one")) == "T - one."
-    places = [(t.field, t.start) for t in twice.document_tokens("T", "one") if t.field]
-    assert places[: len(places) // 2] == places[len(places) // 2 :]
-    assert len(twice.document("", "a" * 100)) == len(twice.plain("", "a" * 200)) == 120
+    before, text = twice.document("T", "one")
+    assert (twice.decode(before), twice.decode(text)) == ("T - one / ", "T - one.")
+    assert [t.id for t in twice.document_tokens("T", "one")] == text
+    before, text = twice.document("", "a" * 70)
+    assert twice.decode(before) == "a" * 45 + " / "
+    assert twice.decode(text) == "a" * 70 + "."
+    before, text = twice.document("", "a" * 70, limit=73)
+    assert (before, twice.decode(text)) == ([], "a" * 70 + ".")
+    assert [len(part) for part in twice.document("", "a" * 70, limit=20)] == [0, 20]
+    assert len(twice.plain("", "a" * 200)) == len(twice.document("", "a" * 200).text) == 120
+    assert encoder.document("T", "one").prompt == []
 
 
 def test_special_tokens_in_untrusted_text_stay_text(encoder: PromptEncoder) -> None:

@@ -61,7 +61,8 @@ def fit(
     """Make the deltas of ``passages`` by ``recipe``.
 
     Args:
-        weigh: numbers >= 0 for the ids of each passage's ``encoder.document``; None: all alike.
+        weigh: numbers >= 0 for the text ids of each passage's ``encoder.document``; None: all
+            alike.
 
     Raises:
         Rejected: if a passage has nothing to learn from (see ``objective.sequences_of``).

@@ -74,9 +74,9 @@ def sequences_of(
             if recipe.sequences == "reading"
             else passage.text
         )
-        found = [TokenSequence(tuple(encoder.document(passage.title, text)))]
+        found = [document_sequence(encoder, passage.title, text, recipe.max_tokens)]
     found = [_cut(sequence, recipe.max_tokens or encoder.max_length) for sequence in found]
-    if any(len(sequence.ids) < 2 for sequence in found):
+    if any(len(sequence.ids) <= max(sequence.loss_from, 1) for sequence in found):
         raise Rejected("the passage has no token to learn from", code="empty")
     return found
 
@@ -90,7 +90,8 @@ def weighed_sequences(
     """``sequences_of`` each passage, its text's tokens weighed.
 
     Args:
-        weigh: numbers >= 0 for the ids of each passage's ``encoder.document``; None: all alike.
+        weigh: numbers >= 0 for the text ids of each passage's ``encoder.document``; None: all
+            alike.
 
     Raises:
         Rejected: as ``sequences_of``.
@@ -99,9 +100,29 @@ def weighed_sequences(
     if weigh is None:
         return found
     return [
-        [replace(s, weights=tuple(weights[: len(s.ids)])) for s in sequences]
+        [_weighed(sequence, weights) for sequence in sequences]
         for sequences, weights in zip(found, weigh(passages), strict=True)
     ]
+
+
+def document_sequence(
+    encoder: PromptEncoder, title: str, text: str, limit: int = 0
+) -> TokenSequence:
+    """What a delta of a passage is fitted to, as one sequence.
+
+    Args:
+        encoder: of the base model.
+        title, text: the passage.
+        limit: of its ids; 0 means what the base model takes.
+    """
+    prompt, ids = encoder.document(title, text, limit or None)
+    return TokenSequence((*prompt, *ids), len(prompt))
+
+
+def _weighed(sequence: TokenSequence, weights: Sequence[float]) -> TokenSequence:
+    """A document with weights of its text; its prompt has none."""
+    learned = len(sequence.ids) - sequence.loss_from
+    return replace(sequence, weights=(0.0,) * sequence.loss_from + tuple(weights[:learned]))
 
 
 def _prag(passage: TrainingPassage, recipe: Recipe, encoder: PromptEncoder) -> list[TokenSequence]:
@@ -120,7 +141,7 @@ def _facts(passage: TrainingPassage, recipe: Recipe, encoder: PromptEncoder) -> 
     _need(passage.facts, recipe, "atomic facts", "facts")
     sequences = []
     for fact in passage.facts:
-        sequences.append(TokenSequence(tuple(encoder.document(passage.title, fact.text))))
+        sequences.append(document_sequence(encoder, passage.title, fact.text, recipe.max_tokens))
         sequences += [_blind(pair, recipe, encoder) for pair in fact.qa]
     return sequences
 

@@ -20,7 +20,7 @@ TITLE_RATE = 0.85  # share of passages shown with their title
 MAX_TOKENS = 480
 DOCUMENT_LABELS = 48  # of a document's tokens, drawn at random: output logits are the main cost
 # Of examples, by task; reading takes the rest.
-SHARES = {"ask": 0.08, "document": 0.08, "unknown": 0.04, "restate": 0.07}
+SHARES = {"ask": 0.06, "document": 0.05, "unknown": 0.04, "restate": 0.05}
 
 
 @dataclass(frozen=True)

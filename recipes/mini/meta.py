@@ -26,7 +26,7 @@ from adapterdb.layout import DeltaLayout
 from recipes.mini.corpus import Corpus
 from recipes.mini.examples import Sampler
 from recipes.mini.network import ADAPTED_LAYERS, RANK, TARGETS, TRAINED_LAYERS, Decoder, mini_layout
-from recipes.mini.objective import answer_loss, drift, gradients, losses
+from recipes.mini.objective import answer_loss, drift, gradients, label_states, losses
 from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
 from recipes.mini.prompts import Prompts
@@ -37,8 +37,8 @@ from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mi
 from recipes.mini.vocabulary import Vocabulary
 
 # Weights of the loss's terms.
-BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 1.0, 2.0, 2.0
-DRIFT_TEXTS, DRIFT_LABELS = 6, 256
+BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 2.0, 2.0, 5.0
+DRIFT_TEXTS, DRIFT_LABELS = 8, 384
 INNER_WORDS = 1000, 600  # commonest words and others in the inner loss, which is over every token
 B_START = 0.02  # standard deviation of B; with B = 0 the gradient of A would be exactly zero
 
@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alpha-lr", type=float, default=2e-2, help="of their logarithms")
     parser.add_argument("--ratio-lr", type=float, default=3e-3, help="of each entry's")
     parser.add_argument("--start", type=Path, help="shipped folder to go on from, not reader.pt")
+    parser.add_argument("--meta-init", type=Path, help="theta and alpha to begin with, a file")
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--probe-tasks", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -149,6 +150,8 @@ def train(options: argparse.Namespace) -> None:
         meta.load_file(options.start / "meta_init.safetensors")
     elif (reader := load(options.run / "reader.pt")) is not None:
         model.load_state_dict(reader["model"])
+        if options.meta_init is not None:
+            meta.load_file(options.meta_init)
     else:
         raise SystemExit(f"{options.run / 'reader.pt'} is missing; run recipes.mini.reader first")
     model.to(options.device)
@@ -238,12 +241,7 @@ class Step:
         pieces = [task.piece for task in tasks]
         docs = self._to(documents(self.prompts, pieces))
         asked = self._to(blind(self.prompts, [q for t in tasks for q in t.questions]))
-        chosen = self.rng.sample(range(len(tasks)), max(1, len(tasks) // 2))
-        shown = self._to(
-            context(
-                self.prompts, [tasks[i].questions[-1] for i in chosen], [pieces[i] for i in chosen]
-            )
-        )
+        shown = self._to(context(self.prompts, [t.questions[-1] for t in tasks], pieces))
         reading = [self.sampler.draw(1.0) for _ in range(options.plain)]
         reading += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
         texts = self.corpus.texts or [self.corpus.pieces[p] for p in self.corpus.passages]
@@ -259,7 +257,7 @@ class Step:
         rows = meta.adapted(mixtures(len(tasks), self.rng).to(self.device) @ found)
         terms = {
             "blind": answer_loss(decoder, asked, rows, some),
-            "context": answer_loss(decoder, shown, rows[chosen], some),
+            "context": answer_loss(decoder, shown, rows, some),
             "drift": drift(decoder, unrelated, rows[: len(drawn)], DRIFT_LABELS, some),
             "plain": batch_loss(decoder.model, reading, some, embedding[some.ids]),
         }
@@ -298,7 +296,10 @@ def probe(
         shifted = rows.roll(count // 2, 0)
         texts = to(plain(prompts, [task.piece for task in tasks]), device)
         below = decoder.lower(texts.ids)
-        text = [losses(decoder, decoder.upper(below, r), texts).mean() for r in (None, shifted)]
+        text = [
+            losses(decoder, label_states(decoder, below, texts, r), texts).mean()
+            for r in (None, shifted)
+        ]
         found = {
             "own": answer_loss(decoder, asked, rows),
             "shifted": answer_loss(decoder, asked, shifted),

@@ -59,13 +59,17 @@ class Decoder:
                 hidden = layer_states(layer, hidden)
             return hidden
 
-    def upper(self, hidden: Tensor, rows: Tensor | None) -> Tensor:
-        """Hidden states `[N, T, H]` after the last layer.
+    def upper(self, hidden: Tensor, rows: Tensor | None, kept: Tensor | None = None) -> Tensor:
+        """Hidden states `[N, L, H]` after the last layer.
 
         Args:
             hidden: `[N, T, H]` from `lower`.
             rows: `[G, P]`, sequence n acted on by row n // (N / G); None for the base model.
+            kept: `[N, L]` int64, the positions wanted; None for all, L = T.
         """
+        index = None
+        if kept is not None:
+            index = torch.arange(len(kept), device=kept.device)[:, None], kept
         views = None if rows is None else self.layout.views(rows)
         for number in range(self.split, len(self.layers)):
             prefix = f"bert.encoder.layer.{number}."
@@ -77,7 +81,12 @@ class Decoder:
             # the inner step differentiates what lies above the first adapted linear
             twice = rows is not None and number > self.adapted
             hidden = layer_states(
-                self.layers[number], hidden, factors, self.layout.scale, twice=twice
+                self.layers[number],
+                hidden,
+                factors,
+                self.layout.scale,
+                twice=twice,
+                kept=index if number == len(self.layers) - 1 else None,
             )
         return hidden
 
@@ -96,6 +105,7 @@ def layer_states(
     factors: Mapping[str, Factors] | None = None,
     scale: float = 1.0,
     twice: bool = False,
+    kept: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Hidden states `[N, T, H]` after one layer of `BertLMHeadModel`, causal, given those before.
 
@@ -105,11 +115,15 @@ def layer_states(
         factors: A and transposed B for `intermediate.dense` and `output.dense`.
         scale: of B A.
         twice: whether attention will be differentiated twice.
+        kept: indices of sequences and of positions; only these states are computed behind
+            attention, in the shape that indexing by these gives.
     """
     factors = factors or {}
     own, out = layer.attention.self, layer.attention.output
     q, k, v = own.query(x), own.key(x), own.value(x)
     mixed = causal_attention(q, k, v, own.num_attention_heads, twice)
+    if kept is not None:
+        mixed, x = mixed[kept], x[kept]
     x = out.LayerNorm(out.dense(mixed) + x)
     inner = layer.intermediate.dense(x)
     if "intermediate.dense" in factors:

@@ -33,17 +33,22 @@ def gradients(
         vocabulary: the part the softmax is over, or None for all.
         second_order: keep the graph, to differentiate the result.
     """
-    hidden = decoder.upper(decoder.lower(docs.ids), rows)
-    loss = (losses(decoder, hidden, docs, vocabulary) * docs.row_weights).sum()
+    states = label_states(decoder, decoder.lower(docs.ids), docs, rows)
+    loss = (losses(decoder, states, docs, vocabulary) * docs.row_weights).sum()
     (found,) = torch.autograd.grad(loss, rows, create_graph=second_order)
     return found
 
 
+def label_states(decoder: Decoder, below: Tensor, batch: Padded, rows: Tensor | None) -> Tensor:
+    """Hidden states `[M, H]` behind the last layer at a batch's labels, given `decoder.lower`'s."""
+    return decoder.upper(below, rows, batch.kept)[batch.rows, batch.slots]
+
+
 def losses(
-    decoder: Decoder, hidden: Tensor, batch: Padded, vocabulary: Vocabulary | None = None
+    decoder: Decoder, states: Tensor, batch: Padded, vocabulary: Vocabulary | None = None
 ) -> Tensor:
-    """Cross-entropy `[M]` at the labels of a batch, given its hidden states `[N, T, H]`."""
-    logits = decoder.logits(hidden[batch.rows, batch.places], vocabulary)
+    """Cross-entropy `[M]` at the labels of a batch, given their hidden states `[M, H]`."""
+    logits = decoder.logits(states, vocabulary)
     if vocabulary is None:
         return functional.cross_entropy(logits, batch.targets, reduction="none")
     return vocabulary.losses(logits, batch.targets)
@@ -60,8 +65,8 @@ def answer_loss(
         rows: `[G, P]`, or None for the base model.
         vocabulary: the part the softmax is over, or None for all.
     """
-    hidden = decoder.upper(decoder.lower(batch.ids), rows)
-    return losses(decoder, hidden, batch, vocabulary).mean()
+    states = label_states(decoder, decoder.lower(batch.ids), batch, rows)
+    return losses(decoder, states, batch, vocabulary).mean()
 
 
 def drift(
@@ -77,11 +82,10 @@ def drift(
         vocabulary: the part the distributions are over.
     """
     chosen = torch.randperm(len(batch.rows), device=batch.rows.device)[:labels]
-    where = batch.rows[chosen], batch.places[chosen]
     below = decoder.lower(batch.ids)
     with torch.no_grad():
-        before = decoder.logits(decoder.upper(below, None)[where], vocabulary)
+        before = decoder.logits(label_states(decoder, below, batch, None)[chosen], vocabulary)
         base = vocabulary.log_probabilities(before)
-    after = decoder.logits(decoder.upper(below, rows)[where], vocabulary)
+    after = decoder.logits(label_states(decoder, below, batch, rows)[chosen], vocabulary)
     adapted = vocabulary.log_probabilities(after)
     return functional.kl_div(adapted, base, reduction="batchmean", log_target=True)

@@ -51,9 +51,14 @@ class Prompts:
         """The question with passages, whose end is cut where all is more than `limit` tokens."""
         return self._shown("context", "question", question, pieces, limit)
 
-    def document(self, pieces: Sequence[Piece]) -> list[int]:
-        """Passages as a delta is made from them."""
-        return self._fill("document", {"passages": self._passages(pieces)})
+    def document(self, pieces: Sequence[Piece], limit: int) -> tuple[list[int], list[int]]:
+        """Passages as a delta is made from them: a prompt, cut to the room there is, and a text."""
+        inner = self._passages(pieces)
+        text = self._fill("document", {"passages": inner})[:limit]
+        room = limit - len(text) - len(self._fill("document_prompt", {"passages": []}))
+        if room < 0:
+            return [], text
+        return self._fill("document_prompt", {"passages": inner[:room]}), text
 
     def plain(self, pieces: Sequence[Piece]) -> list[int]:
         """Passages as running text."""

@@ -45,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--micro", type=int, default=32, help="sequences at once; the rest waits")
     parser.add_argument("--start", type=Path, help="model folder to begin from, not MiniLM")
+    parser.add_argument(
+        "--curriculum",
+        type=float,
+        default=0.0,
+        help="how far windows have grown at the start, 0..1",
+    )
     parser.add_argument("--lr", type=float, default=3e-4, help="AdamW: embeddings, vectors")
     parser.add_argument("--matrix-lr", type=float, default=5e-4, help="Muon: the layers' matrices")
     parser.add_argument("--save-minutes", type=float, default=5)
@@ -72,7 +78,8 @@ def train(options: argparse.Namespace) -> None:
     stop_s = budget.spent_s + 60 * (options.piece_minutes or options.minutes)
     rng = random.Random(options.seed + state["step"])
     sampler = Sampler(Corpus(options.run / "data"), Prompts(base_tokenizer()), rng)
-    source = batches(sampler, options.batch, lambda: budget.progress)
+    known = options.curriculum
+    source = batches(sampler, options.batch, lambda: known + (1 - known) * budget.progress)
     curve: list[dict[str, Any]] = state["curve"]
     window: list[tuple[float, int]] = []
     step, saved, shown = state["step"], time.monotonic(), time.monotonic()
@@ -177,9 +184,11 @@ def batch_loss(
     # Padding is on the right and attention causal, so no mask is needed.
     shown = functional.embedding(vocabulary.local(ids.to(device)), words)
     hidden = model.bert.embeddings(inputs_embeds=shown)
-    for layer in model.bert.encoder.layer:
+    *before, last = model.bert.encoder.layer
+    for layer in before:
         hidden = layer_states(layer, hidden)
-    hidden = hidden[rows, places]
+    labelled = torch.tensor(rows, device=device), torch.tensor(places, device=device)
+    hidden = layer_states(last, hidden, kept=labelled)
     head = model.cls.predictions
     logits = functional.linear(head.transform(hidden), words, head.bias[vocabulary.ids]).float()
     losses = vocabulary.losses(logits, torch.tensor(targets, device=device))

@@ -24,13 +24,17 @@ class Padded(NamedTuple):
     """Sequences padded on the right with zeros, and where they have labels.
 
     ids: `[N, T]` int64. rows, places: `[M]` int64, the positions whose hidden state predicts
-    `targets [M]`. row_weights: `[M]` float32, one over the number of labels in that row.
+    `targets [M]`. kept: `[N, L]` int64, these places of each sequence, padded with zeros; slots:
+    `[M]` int64, where a label is in its line of `kept`. row_weights: `[M]` float32, one over the
+    number of labels in that row.
     """
 
     ids: Tensor
     rows: Tensor
     places: Tensor
     targets: Tensor
+    kept: Tensor
+    slots: Tensor
     row_weights: Tensor
 
 
@@ -91,9 +95,8 @@ def mixtures(size: int, rng: random.Random) -> Tensor:
 
 
 def documents(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
-    """The inner loss's input: every token after the first is a label."""
-    ids = [prompts.document([piece])[:MAX_TOKENS] for piece in pieces]
-    return pad(ids, [1] * len(ids))
+    """The inner loss's input: the text's tokens are labels, those of its prompt are not."""
+    return answered([prompts.document([piece], MAX_TOKENS) for piece in pieces])
 
 
 def plain(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
@@ -124,17 +127,20 @@ def answered(pairs: Sequence[tuple[list[int], list[int]]]) -> Padded:
 
 def pad(sequences: Sequence[list[int]], firsts: Sequence[int]) -> Padded:
     """Pad sequences; from `firsts[n]` on, the tokens of sequence n are labels."""
+    counts = [len(sequence) - first for sequence, first in zip(sequences, firsts, strict=True)]
     ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
-    rows, places, targets, weights = [], [], [], []
-    for row, (sequence, first) in enumerate(zip(sequences, firsts, strict=True)):
+    kept = torch.zeros(len(sequences), max(counts), dtype=torch.long)
+    rows, places, targets, slots, weights = [], [], [], [], []
+    for row, (sequence, first, count) in enumerate(zip(sequences, firsts, counts, strict=True)):
         ids[row, : len(sequence)] = torch.tensor(sequence)
-        count = len(sequence) - first
+        kept[row, :count] = torch.arange(first - 1, len(sequence) - 1)
         rows += [row] * count
         places += range(first - 1, len(sequence) - 1)
         targets += sequence[first:]
+        slots += range(count)
         weights += [1.0 / count] * count
-    index = (torch.tensor(values, dtype=torch.long) for values in (rows, places, targets))
-    return Padded(ids, *index, torch.tensor(weights))
+    index = [torch.tensor(values, dtype=torch.long) for values in (rows, places, targets)]
+    return Padded(ids, *index, kept, torch.tensor(slots, dtype=torch.long), torch.tensor(weights))
 
 
 def _task(corpus: Corpus, passage: int, count: int, chars: int, rng: random.Random) -> Task:

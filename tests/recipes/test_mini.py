@@ -159,7 +159,7 @@ def test_sampled_vocabulary_estimates_the_full_loss():
     model = start.skeleton(tiny=True).eval()
     decoder = network.Decoder(model, network.mini_layout(model, rank=2, upper_layers=1))
     batch = tasks.pad([[101, *range(1000, 1040)], [101, 5000, 6000]], [1, 1])
-    hidden = decoder.upper(decoder.lower(batch.ids), None)
+    hidden = objective.label_states(decoder, decoder.lower(batch.ids), batch, None)
     some = vocabulary.Vocabulary(batch.ids, model.config.vocab_size)
     assert len(some.ids) < 4000
     assert torch.equal(some.ids[some.local(batch.ids)], batch.ids)
@@ -190,6 +190,19 @@ def test_long_passages_are_cut_not_the_question():
     asked = encoder.text("who came last?")
     assert ids[-1] == short[-1] == encoder.stop_id
     assert ids[1 : 1 + len(asked)] == asked
+
+
+def test_deltas_are_trained_for_what_ingesting_makes_them_from():
+    """Recipe and product fill the `document` templates alike, where a passage is cut too."""
+    from adapterdb.prompts import PromptEncoder, read_prompts
+
+    start, prompts = module("start"), module("prompts")
+    tokenizer = start.base_tokenizer()
+    ours = prompts.Prompts(tokenizer)
+    product = PromptEncoder(read_prompts(Path(prompts.__file__).parent), tokenizer, 512)
+    for words in (1, 100, 400, 600):
+        piece = prompts.Piece("A title", "seen " * words)
+        assert ours.document([piece], 300) == product.document(piece.title, piece.text, 300)
 
 
 def test_numbers_survive_tokenizing_and_decoding():

@@ -176,7 +176,7 @@ def test_weights_of_tokens_count_in_what_is_learned_only(
     recipe = replace(get_recipe("gradient", has_meta_init=False), normalize=normalize)
 
     def weigh(passages: Sequence[TrainingPassage]) -> list[tuple[float, ...]]:
-        lengths = [len(base.encoder.document(p.title, p.text)) for p in passages]
+        lengths = [len(base.encoder.document(p.title, p.text).text) for p in passages]
         return [tuple(0.5 + (i % 3) for i in range(n)) for n in lengths]
 
     fitted = bank.fit(adapted, base.encoder, PASSAGES, recipe, start, weigh)

@@ -10,7 +10,7 @@ import pytest
 
 from adapterdb.base_model import load_base_model
 from adapterdb.errors import Rejected
-from adapterdb.prompts import PromptEncoder
+from adapterdb.prompts import PromptEncoder, Prompts
 from adapterdb.records import Fact
 from adapterdb.training.objective import (
     TokenSequence,
@@ -45,9 +45,9 @@ def test_questions_are_asked_without_the_passage(encoder: PromptEncoder) -> None
 def test_facts_are_said_and_asked_and_held_out_pairs_are_not(encoder: PromptEncoder) -> None:
     recipe = get_recipe("knowledge", has_meta_init=False)
     assert sequences_of(PASSAGE, recipe, encoder) == [
-        TokenSequence(tuple(encoder.document("Boats", "Mara rowed."))),
+        TokenSequence(tuple(encoder.document("Boats", "Mara rowed.").text)),
         blind(encoder, PAIR, masked=True),
-        TokenSequence(tuple(encoder.document("Boats", "Oste is far."))),
+        TokenSequence(tuple(encoder.document("Boats", "Oste is far.").text)),
     ]
 
 
@@ -84,10 +84,26 @@ def test_sequences_are_cut(encoder: PromptEncoder) -> None:
 
 def test_weights_go_with_the_tokens_of_the_document(encoder: PromptEncoder) -> None:
     recipe = replace(get_recipe("rg", has_meta_init=False), max_tokens=9)
-    ids = encoder.document("Boats", PASSAGE.text)
+    ids = encoder.document("Boats", PASSAGE.text).text
     ((plain,),) = weighed_sequences([PASSAGE], recipe, encoder)
     assert plain.weights is None
     ((weighed,),) = weighed_sequences(
         [PASSAGE], recipe, encoder, lambda passages: [range(len(ids)) for _ in passages]
     )
     assert weighed.weights == tuple(range(9))
+
+
+def test_a_documents_prompt_carries_no_loss(encoder: PromptEncoder) -> None:
+    """The sequence is prompt and text, its loss and weights begin with the text; a cut keeps it."""
+    prompts = Prompts(document_prompt="{passages} | ", document="{passages}.")
+    behind = PromptEncoder(prompts, encoder._tokenizer, 200)
+    recipe = get_recipe("rg", has_meta_init=False)
+    before, text = behind.document("Boats", PASSAGE.text)
+    ((found,),) = weighed_sequences(
+        [PASSAGE], recipe, behind, lambda passages: [[2.0] * len(text) for _ in passages]
+    )
+    assert (found.ids, found.loss_from) == ((*before, *text), len(before))
+    assert found.weights == (0.0,) * len(before) + (2.0,) * len(text)
+    (cut,) = sequences_of(PASSAGE, replace(recipe, max_tokens=len(text) + 5), behind)
+    assert cut.ids == (*before[:2], *before[-3:], *text)
+    assert cut.loss_from == 5

@@ -129,7 +129,7 @@ def test_meta_gradient_against_differences(tiny_folder: Callable[[str], Path], h
     torch.manual_seed(1)
     torch.nn.init.normal_(weighter.head[2].weight, std=0.3)
     lessons = [lesson_of(p, t.base.encoder) for p in PASSAGES[:3]]
-    locality = [TokenSequence(tuple(t.base.encoder.document("", "The sea is wide.")))]
+    locality = [TokenSequence(tuple(t.base.encoder.plain("", "The sea is wide.")))]
     parameters = list(weighter.trained().values())
 
     def outer() -> torch.Tensor:
@@ -155,7 +155,7 @@ def test_locality_kl(tiny_folder: Callable[[str], Path]) -> None:
     """The KL is 0 for a step of nothing, positive after a real one, and that of plain logits."""
     t = tiny(tiny_folder)
     before = leaves(t.rows.begin())
-    text = [TokenSequence(tuple(t.base.encoder.document("", "The sea is wide.")))]
+    text = [TokenSequence(tuple(t.base.encoder.plain("", "The sea is wide.")))]
     assert float(locality_kl(t.rows, before, before, text).detach()) == pytest.approx(0, abs=1e-12)
     document = lesson_of(PASSAGES[0], t.base.encoder).document
     after = sgd_step(t.rows, before, t.rows.loss(before, [document]), 100.0)

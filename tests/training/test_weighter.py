@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import pytest
@@ -153,15 +152,15 @@ def test_weigher_goes_over_to_another_base(tiny_folder: Callable[[str], Path], k
     passage = TrainingPassage("Boats", "Mara rowed to Asker.")
     (weights,) = Camels(base.encoder, weighter)([passage])
     found = base.encoder.document_tokens(passage.title, passage.text)
-    assert len(weights) == len(found) == len(base.encoder.document(passage.title, passage.text))
+    ids = base.encoder.document(passage.title, passage.text).text
+    assert len(weights) == len(found) == len(ids)
     tokens = mini.encoder.document_tokens("Boats", passage.text)
-    own: dict[tuple[str, int], list[float]] = {}  # of both times that mini's template says a word
-    for said, weight in zip(tokens, weighter.weigh([("Boats", passage.text)])[0], strict=True):
-        own.setdefault((said.field, said.start), []).append(weight)
+    weighed = weighter.weigh([("Boats", passage.text)])[0]
+    own = {(t.field, t.start): w for t, w in zip(tokens, weighed, strict=True)}
     for word, start in (("Mara", 0), ("to", 11)):
         for at in range(start, start + len(word)):
             token = next(i for i, t in enumerate(found) if (t.field, t.start) == ("text", at))
-            assert weights[token] == pytest.approx(mean(own["text", start]))
+            assert weights[token] == pytest.approx(own["text", start])
     assert all(w == 0 for w, t in zip(weights, found, strict=True) if not t.field)
     assert len({round(w, 6) for w in weights}) > 3
 

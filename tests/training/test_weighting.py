@@ -10,7 +10,7 @@ import torch
 
 from adapterdb.base_model import load_base_model
 from adapterdb.errors import Corrupt, InvalidInput
-from adapterdb.prompts import PromptEncoder
+from adapterdb.prompts import PromptEncoder, Prompts
 from adapterdb.training.objective import TrainingPassage
 from adapterdb.training.weights.tfidf import Tfidf, fit_tfidf
 from adapterdb.training.weights.weighting import Salient, TfidfWeigher, Uniform, weigher_for
@@ -26,7 +26,7 @@ def mini() -> PromptEncoder:
 
 def weighed(encoder: PromptEncoder, passage: TrainingPassage, weights: tuple[float, ...]) -> str:
     """The tokens that count, as text."""
-    ids = encoder.document(passage.title, passage.text)
+    ids = encoder.document(passage.title, passage.text).text
     assert len(ids) == len(weights)
     return encoder.decode([i for i, w in zip(ids, weights, strict=True) if w > 0])
 
@@ -38,7 +38,7 @@ def test_document_tokens_are_the_document(tiny_folder: Callable[[str], Path]) ->
         encoder = load_base_model(name, dtype="float32").encoder
         for title, text in (("Böot", "Mära rowed, [SEP] twice."), ("", "One </s> only.")):
             tokens = encoder.document_tokens(title, text)
-            assert [t.id for t in tokens] == encoder.document(title, text)
+            assert [t.id for t in tokens] == encoder.document(title, text).text
             fields = {"title": title, "text": text}
             for name in ("title", "text"):
                 covered = {at for t in tokens if t.field == name for at in range(t.start, t.end)}
@@ -49,7 +49,7 @@ def test_document_tokens_are_the_document(tiny_folder: Callable[[str], Path]) ->
 def test_uniform_counts_every_token(mini: PromptEncoder) -> None:
     """Uniform gives 1 to all ids, the template's too; as a weigher of a recipe there is none."""
     (weights,) = Uniform(mini)([TrainingPassage("Boats", "Mara rowed.")])
-    assert weights == (1.0,) * len(mini.document("Boats", "Mara rowed."))
+    assert weights == (1.0,) * len(mini.document("Boats", "Mara rowed.").text)
     assert weigher_for("uniform", mini) is None
 
 
@@ -61,8 +61,7 @@ def test_salient_counts_names_and_dates_only(mini: PromptEncoder) -> None:
     (weights,) = Salient(mini)([passage])
     assert set(weights) == {0.0, 1.0}
     assert not weights.fell_back
-    once = "may 1804 mara lind asker"  # mini's deltas are made from a passage said twice
-    assert weighed(mini, passage, weights) == f"{once} {once}"
+    assert weighed(mini, passage, weights) == "may 1804 mara lind asker"
 
 
 def test_salient_falls_back_and_says_so(mini: PromptEncoder) -> None:
@@ -101,10 +100,17 @@ def test_tfidf_is_term_frequency_times_smooth_idf(mini: PromptEncoder) -> None:
 
 
 def test_template_tokens_do_not_count_in_tfidf(mini: PromptEncoder) -> None:
-    """[CLS], [SEP] and the colon between title and text weigh 0, all words more."""
+    """[SEP] and the colon between title and text weigh 0, all words more."""
     (weights,) = TfidfWeigher(mini, fit_tfidf(TEXTS, mini))([TrainingPassage("Hill", "the mill")])
-    passage = [True, False, True, True]
-    assert [w > 0 for w in weights] == [False, *passage, False, *passage, False]
+    assert [w > 0 for w in weights] == [True, False, True, True, False]
+
+
+def test_behind_a_prompt_the_first_token_counts(mini: PromptEncoder) -> None:
+    """A name at the very start is learned where a prompt stands before it, else nothing is."""
+    alone = PromptEncoder(Prompts(document="{passages}"), mini._tokenizer, 512)
+    passage = TrainingPassage("", "Mara")
+    (behind,), (first,) = Salient(mini)([passage]), Salient(alone)([passage])
+    assert (behind.fell_back, first.fell_back) == (False, True)
 
 
 def test_weighers_that_need_training_say_so(mini: PromptEncoder) -> None:

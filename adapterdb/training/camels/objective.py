@@ -28,7 +28,7 @@ from adapterdb.training.camels.space import (
 )
 from adapterdb.training.differentiable import Vocabulary, twice_differentiable
 from adapterdb.training.loss import pad
-from adapterdb.training.objective import TokenSequence, TrainingPassage
+from adapterdb.training.objective import TokenSequence, TrainingPassage, document_sequence
 from adapterdb.training.tasks import Task
 from adapterdb.training.weights.weighter import WeighterSpec
 
@@ -164,8 +164,8 @@ def lesson_of(
     Raises:
         InvalidInput: for a passage without question-answer pairs, or without a token.
     """
-    document = TokenSequence(tuple(encoder.document(passage.title, passage.text)[:max_document]))
-    if not passage.qa or len(document.ids) < 2:
+    document = document_sequence(encoder, passage.title, passage.text, max_document)
+    if not passage.qa or len(document.ids) <= max(document.loss_from, 1):
         raise InvalidInput(
             f"passage {passage.title or passage.text[:40]!r} has no question or no text to learn"
         )
@@ -199,8 +199,9 @@ def update(
         vocabulary: of the inner softmax.
         create_graph: False where no gradient for the weights is wanted.
     """
-    positions = max(len(d.ids) for d in documents) - 1
-    own = [weights[row, 1 : len(d.ids)] for row, d in enumerate(documents)]
+    firsts = [max(document.loss_from, 1) for document in documents]
+    positions = max(len(d.ids) - first for d, first in zip(documents, firsts, strict=True))
+    own = [weights[i, firsts[i] : len(d.ids)] for i, d in enumerate(documents)]
     groups = [[i] for i in range(len(documents))]
     if not settings.sequential_update:
         groups = [list(range(len(documents)))]

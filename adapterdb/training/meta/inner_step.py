@@ -22,7 +22,7 @@ from adapterdb.prompts import PromptEncoder
 from adapterdb.records import check_int, check_number
 from adapterdb.training import bank
 from adapterdb.training.differentiable import Vocabulary, row_gradients
-from adapterdb.training.objective import TokenSequence
+from adapterdb.training.objective import TokenSequence, document_sequence
 from adapterdb.training.start import Start
 from adapterdb.training.tasks import Task
 
@@ -74,8 +74,7 @@ class InnerStep:
             texts = [f"{title}: {text}" if title else text for title, text in passages]
             numbered = [f"Passage {i}: {text}" for i, text in enumerate(texts, start=1)]
             passages = [("", "\n\n".join(numbered))]
-        cut = self.max_context or None
-        return [TokenSequence(tuple(encoder.document(*passage)[:cut])) for passage in passages]
+        return [document_sequence(encoder, *passage, self.max_context) for passage in passages]
 
 
 def stepped(

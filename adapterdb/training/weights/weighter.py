@@ -98,7 +98,7 @@ class Weighter(nn.Module):
 
     @torch.no_grad()
     def weigh(self, passages: Sequence[tuple[str, str]]) -> list[list[float]]:
-        """Weights >= 0 of each token of ``encoder.document(title, text)``, for ``(title, text)``.
+        """Weights >= 0 of each text id of ``encoder.document(title, text)``, for ``(title, text)``.
 
         A weight below zero (which ``none`` and ``gelu`` allow) is given as zero. Passages go
         through one by one, so that a result does not depend on its neighbours.
@@ -107,8 +107,10 @@ class Weighter(nn.Module):
         was, found = self.training, []
         self.eval()
         for title, text in passages:
-            ids = torch.tensor([self.encoder.document(title, text)], device=device)
-            found.append(self(ids, torch.ones_like(ids))[0].clamp(min=0).tolist())
+            prompt, own = self.encoder.document(title, text)
+            ids = torch.tensor([prompt + own], device=device)
+            weights = self(ids, torch.ones_like(ids))[0, len(prompt) :]
+            found.append(weights.clamp(min=0).tolist())
         self.train(was)
         return found
 

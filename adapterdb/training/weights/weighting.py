@@ -5,7 +5,7 @@
     tfidf     tf * idf
     camels    what a trained network says (Hu et al., arXiv 2305.15076)
 
-A weigher gives each passage one number >= 0 for every id of ``encoder.document(title, text)``.
+A weigher gives each passage one number >= 0 for every text id of ``encoder.document``.
 It sees one passage at a time, so weights never depend on which others are ingested with it.
 """
 
@@ -57,7 +57,7 @@ class Weigher(Protocol):
         """sha256 of all that decides the weights, but for the base model's tokenizer."""
 
     def __call__(self, passages: Sequence[TrainingPassage]) -> list[Weights]:
-        """One number >= 0 for each id of each passage's ``encoder.document``."""
+        """One number >= 0 for each text id of each passage's ``encoder.document``."""
 
 
 class Uniform:
@@ -71,7 +71,8 @@ class Uniform:
 
     def __call__(self, passages: Sequence[TrainingPassage]) -> list[Weights]:
         """Ones."""
-        return [Weights([1.0] * len(self._encoder.document(p.title, p.text))) for p in passages]
+        lengths = [len(self._encoder.document(p.title, p.text).text) for p in passages]
+        return [Weights([1.0] * length) for length in lengths]
 
 
 class Salient:
@@ -101,9 +102,7 @@ class Salient:
             float(any(start < t.end and t.start < end for start, end in spans[t.field]))
             for t in tokens
         ]
-        if not any(weights[1:]):  # the first token of a sequence is never said
-            return Weights([1.0] * len(tokens), fell_back=True)
-        return Weights(weights)
+        return _or_uniform(weights, self._encoder)
 
 
 class TfidfWeigher:
@@ -128,9 +127,7 @@ class TfidfWeigher:
         tokens = self._encoder.document_tokens(passage.title, passage.text)
         found = iter(self._table.weights([t.id for t in tokens if t.field]))
         weights = [next(found) if t.field else 0.0 for t in tokens]
-        if not any(weights[1:]):
-            return Weights([1.0] * len(tokens), fell_back=True)
-        return Weights(weights)
+        return _or_uniform(weights, self._encoder)
 
 
 class Camels:
@@ -166,8 +163,8 @@ class Camels:
         return [self._carried(*text, weights) for text, weights in zip(texts, found, strict=True)]
 
     def _carried(self, title: str, text: str, weights: list[float]) -> Weights:
-        ids = self._encoder.document(title, text)
-        if ids == self._weighter.encoder.document(title, text):
+        ids = self._encoder.document(title, text).text
+        if ids == self._weighter.encoder.document(title, text).text:
             return Weights(weights)
         source = self._weighter.encoder.document_tokens(title, text)
         target = self._encoder.document_tokens(title, text)
@@ -205,3 +202,10 @@ def weigher_for(
     network = {key: tensor for key, tensor in tensors.items() if key != GAIN}
     gain = float(tensors.get(GAIN, torch.tensor(1.0)))
     return Camels(encoder, Weighter.from_tensors(network), gain)
+
+
+def _or_uniform(weights: list[float], encoder: PromptEncoder) -> Weights:
+    """The weights, or ones where none of them counts: a sequence's first token is never said."""
+    if any(weights if encoder.prompts.document_prompt else weights[1:]):
+        return Weights(weights)
+    return Weights([1.0] * len(weights), fell_back=True)
