@@ -121,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ratio-lr", type=float, default=3e-3, help="of each entry's")
     parser.add_argument("--start", type=Path, help="shipped folder to go on from, not reader.pt")
     parser.add_argument("--meta-init", type=Path, help="theta and alpha to begin with, a file")
+    parser.add_argument(
+        "--curriculum", type=float, default=0.0, help="how far pieces have grown at the start, 0..1"
+    )
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--probe-tasks", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -236,7 +239,8 @@ class Step:
             factor: of the peak learning rates.
         """
         options, decoder, meta = self.options, self.decoder, self.meta
-        chars = self.rng.randint(300, 400 + int(500 * progress))
+        grown = options.curriculum + (1 - options.curriculum) * progress
+        chars = self.rng.randint(300, 400 + int(500 * grown))
         tasks = draw_tasks(self.corpus, options.tasks, options.questions, chars, self.rng)
         pieces = [task.piece for task in tasks]
         docs = self._to(documents(self.prompts, pieces))
