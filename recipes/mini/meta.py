@@ -37,7 +37,7 @@ from recipes.mini.tasks import Padded, blind, context, documents, draw_tasks, mi
 from recipes.mini.vocabulary import Vocabulary
 
 # Weights of the loss's terms.
-BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 2.0, 2.0, 5.0
+BLIND, CONTEXT, PLAIN, DRIFT = 1.0, 2.0, 2.0, 2.0
 DRIFT_TEXTS, DRIFT_LABELS = 8, 384
 INNER_WORDS = 1000, 600  # commonest words and others in the inner loss, which is over every token
 B_START = 0.02  # standard deviation of B; with B = 0 the gradient of A would be exactly zero
