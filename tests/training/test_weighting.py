@@ -108,7 +108,7 @@ def test_template_tokens_do_not_count_in_tfidf(mini: PromptEncoder) -> None:
 def test_behind_a_prompt_the_first_token_counts(mini: PromptEncoder) -> None:
     """A name at the very start is learned where a prompt stands before it, else nothing is."""
     alone = PromptEncoder(Prompts(document="{passages}"), mini._tokenizer, 512)
-    passage = TrainingPassage("", "Mara")
+    passage = TrainingPassage("", "1804")
     (behind,), (first,) = Salient(mini)([passage]), Salient(alone)([passage])
     assert (behind.fell_back, first.fell_back) == (False, True)
 
