@@ -208,3 +208,20 @@ def test_lessons_are_cut_and_blind(tiny_folder: Callable[[str], Path]) -> None:
     assert PASSAGES[0].text not in t.base.encoder.decode(whole.ids)
     with pytest.raises(InvalidInput, match="no question"):
         lesson_of(replace(PASSAGES[0], qa=()), t.base.encoder)
+
+
+def test_a_documents_prompt_is_not_stepped_on(tiny_folder: Callable[[str], Path]) -> None:
+    """The step is on the weighed loss of a document's text; weights of its prompt count nothing."""
+    t = tiny(tiny_folder)
+    whole = lesson_of(PASSAGES[0], t.base.encoder).document
+    first = 9
+    document = replace(whole, loss_from=first)
+    weights = torch.rand(1, len(whole.ids), dtype=torch.float64)
+    (got,) = update(t.rows, leaves(t.rows.begin()), [document], weights, SETTINGS)
+    (theta,) = leaves(t.rows.begin())
+    loss = t.rows.loss((theta,), [document], weights[0, first:])
+    (gradient,) = torch.autograd.grad(loss, theta)
+    torch.testing.assert_close(got, theta - SETTINGS.inner_lr * gradient)
+    weights[0, :first] = 7.0
+    (same,) = update(t.rows, leaves(t.rows.begin()), [document], weights, SETTINGS)
+    torch.testing.assert_close(same, got, rtol=0, atol=0)
