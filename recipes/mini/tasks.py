@@ -95,8 +95,12 @@ def mixtures(size: int, rng: random.Random) -> Tensor:
 
 
 def documents(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
-    """The inner loss's input: the text's tokens are labels, those of its prompt are not."""
-    return answered([prompts.document([piece], MAX_TOKENS) for piece in pieces])
+    """The inner loss's input: the text's tokens are labels, those of its prompt are not.
+
+    Where a long text leaves no room for a prompt, all of its tokens but the first are.
+    """
+    made = [prompts.document([piece], MAX_TOKENS) for piece in pieces]
+    return pad([prompt + text for prompt, text in made], [len(prompt) or 1 for prompt, _ in made])
 
 
 def plain(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:

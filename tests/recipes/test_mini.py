@@ -203,6 +203,8 @@ def test_deltas_are_trained_for_what_ingesting_makes_them_from():
     for words in (1, 100, 400, 600):
         piece = prompts.Piece("A title", "seen " * words)
         assert ours.document([piece], 300) == product.document(piece.title, piece.text, 300)
+    long = module("tasks").documents(ours, [prompts.Piece("", "seen " * 600)])
+    assert (long.ids.shape[1], long.places.min(), len(long.places)) == (480, 0, 479)
 
 
 def test_numbers_survive_tokenizing_and_decoding():
