@@ -183,8 +183,6 @@ class PromptEncoder:
         limit = min(limit or self.max_length, self.max_length)
         inner = self.passage(title, text)
         ids = self._fill(self.prompts.document, passages=inner)[:limit]
-        if not self.prompts.document_prompt:
-            return Document([], ids)
         room = limit - len(ids) - len(self._fill(self.prompts.document_prompt, passages=[]))
         if room < 0:
             return Document([], ids)

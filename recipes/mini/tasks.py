@@ -23,19 +23,23 @@ MIXTURE_SIZES = (1, 1, 1, 2, 3)  # K, drawn uniformly from these
 class Padded(NamedTuple):
     """Sequences padded on the right with zeros, and where they have labels.
 
-    ids: `[N, T]` int64. rows, places: `[M]` int64, the positions whose hidden state predicts
-    `targets [M]`. kept: `[N, L]` int64, these places of each sequence, padded with zeros; slots:
-    `[M]` int64, where a label is in its line of `kept`. row_weights: `[M]` float32, one over the
-    number of labels in that row.
+    ids: `[N, T]` int64. kept: `[N, L]` int64, the positions of each sequence whose hidden state
+    predicts a label, padded with zeros. rows, slots: `[M]` int64, where in `kept` the position is
+    that predicts `targets [M]`. row_weights: `[M]` float32, one over the number of labels in that
+    row.
     """
 
     ids: Tensor
-    rows: Tensor
-    places: Tensor
-    targets: Tensor
     kept: Tensor
+    rows: Tensor
     slots: Tensor
+    targets: Tensor
     row_weights: Tensor
+
+    @property
+    def places(self) -> Tensor:
+        """`[M]`, the position in its sequence that predicts each label."""
+        return self.kept[self.rows, self.slots]
 
 
 class Task(NamedTuple):
@@ -134,17 +138,16 @@ def pad(sequences: Sequence[list[int]], firsts: Sequence[int]) -> Padded:
     counts = [len(sequence) - first for sequence, first in zip(sequences, firsts, strict=True)]
     ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
     kept = torch.zeros(len(sequences), max(counts), dtype=torch.long)
-    rows, places, targets, slots, weights = [], [], [], [], []
+    rows, slots, targets, weights = [], [], [], []
     for row, (sequence, first, count) in enumerate(zip(sequences, firsts, counts, strict=True)):
         ids[row, : len(sequence)] = torch.tensor(sequence)
         kept[row, :count] = torch.arange(first - 1, len(sequence) - 1)
         rows += [row] * count
-        places += range(first - 1, len(sequence) - 1)
-        targets += sequence[first:]
         slots += range(count)
+        targets += sequence[first:]
         weights += [1.0 / count] * count
-    index = [torch.tensor(values, dtype=torch.long) for values in (rows, places, targets)]
-    return Padded(ids, *index, kept, torch.tensor(slots, dtype=torch.long), torch.tensor(weights))
+    index = (torch.tensor(values, dtype=torch.long) for values in (rows, slots, targets))
+    return Padded(ids, kept, *index, torch.tensor(weights))
 
 
 def _task(corpus: Corpus, passage: int, count: int, chars: int, rng: random.Random) -> Task:

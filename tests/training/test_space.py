@@ -225,3 +225,9 @@ def test_a_documents_prompt_is_not_stepped_on(tiny_folder: Callable[[str], Path]
     weights[0, :first] = 7.0
     (same,) = update(t.rows, leaves(t.rows.begin()), [document], weights, SETTINGS)
     torch.testing.assert_close(same, got, rtol=0, atol=0)
+    weights[0, first:] = 1.0
+    lesson = replace(lesson_of(PASSAGES[0], t.base.encoder), document=document)
+    losses, _ = objective(
+        t.rows, lambda *_: weights, [lesson], leaves(t.rows.begin()), [], SETTINGS
+    )
+    assert float(losses.norm) == 0

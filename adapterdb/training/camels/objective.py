@@ -253,7 +253,8 @@ def objective(
         qa = space.loss(after, [q for lesson in lessons for q in lesson.questions])
     zero = qa.new_zeros(())
     kl = locality_kl(space, before, after, locality) if settings.c_kl and locality else zero
-    norm = (weights[mask != 0] - 1).square().mean()
+    own = torch.cat([weights[i, d.loss_from : len(d.ids)] for i, d in enumerate(documents)])
+    norm = (own - 1).square().mean()
     total = qa + settings.c_kl * kl
     if settings.c_norm:
         total = total + settings.c_norm * norm
