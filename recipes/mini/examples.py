@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from adapterdb.ingest.augment.sketch import sketch
 from adapterdb.training.sentences import sentences
 from recipes.mini.corpus import Corpus, Question, window
-from recipes.mini.prompts import Piece, Prompts
+from recipes.mini.prompts import Mask, Piece, Prompts
 
 UNKNOWN = "unknown"  # the answer when the passage shown does not hold it
 TITLE_RATE = 0.85  # share of passages shown with their title
@@ -33,10 +33,20 @@ class Example:
 
 
 class Sampler:
-    """Draws examples of all tasks from a corpus."""
+    """Draws examples of all tasks from a corpus.
 
-    def __init__(self, corpus: Corpus, prompts: Prompts, rng: random.Random) -> None:
+    Args:
+        corpus: where from.
+        prompts: formats.
+        rng: source of chance.
+        mask: share of the tokens hidden in half of the reading prompts, 0..1.
+    """
+
+    def __init__(
+        self, corpus: Corpus, prompts: Prompts, rng: random.Random, mask: float = 0.0
+    ) -> None:
         self.corpus, self.prompts, self.rng = corpus, prompts, rng
+        self.mask = Mask(prompts.tokenizer, mask, rng)
 
     def draw(self, progress: float) -> Example:
         """One example of a random task; `progress` of training is 0..1."""
@@ -127,7 +137,7 @@ class Sampler:
     def _read(self, question: str, pieces: list[Piece], answer: str, weight: float) -> Example:
         target = self.prompts.target(answer)
         prompt = self.prompts.context(question, pieces, MAX_TOKENS - len(target))
-        return _answered(prompt, target, weight)
+        return _answered(self.mask(prompt, target), target, weight)
 
 
 def batches(sampler: Sampler, size: int, progress: Callable[[], float]) -> Iterator[list[Example]]:

@@ -29,7 +29,7 @@ from recipes.mini.network import ADAPTED_LAYERS, RANK, TARGETS, TRAINED_LAYERS, 
 from recipes.mini.objective import answer_loss, drift, gradients, label_states, losses
 from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
-from recipes.mini.prompts import Prompts
+from recipes.mini.prompts import Mask, Prompts
 from recipes.mini.reader import batch_loss
 from recipes.mini.schedule import Budget, load, save
 from recipes.mini.start import base_tokenizer, earlier, skeleton
@@ -124,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--curriculum", type=float, default=0.0, help="how far pieces have grown at the start, 0..1"
     )
+    parser.add_argument("--dropout", type=float, default=0.0, help="of branches, in answering")
+    parser.add_argument("--mask", type=float, default=0.0, help="share of prompt tokens hidden")
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--probe-tasks", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -214,7 +216,8 @@ class Step:
         self.decoder, self.meta, self.options, self.rng = decoder, meta, options, rng
         self.prompts = Prompts(base_tokenizer())
         self.corpus = Corpus(options.run / "data")
-        self.sampler = Sampler(self.corpus, self.prompts, rng)
+        self.sampler = Sampler(self.corpus, self.prompts, rng, options.mask)
+        self.mask = Mask(self.prompts.tokenizer, options.mask, rng)
         self.device = torch.device(options.device)
         upper = tuple(f"bert.encoder.layer.{n}." for n in range(decoder.split, len(decoder.layers)))
         trained = [
@@ -244,8 +247,9 @@ class Step:
         tasks = draw_tasks(self.corpus, options.tasks, options.questions, chars, self.rng)
         pieces = [task.piece for task in tasks]
         docs = self._to(documents(self.prompts, pieces))
-        asked = self._to(blind(self.prompts, [q for t in tasks for q in t.questions]))
-        shown = self._to(context(self.prompts, [t.questions[-1] for t in tasks], pieces))
+        asked = self._to(blind(self.prompts, [q for t in tasks for q in t.questions], self.mask))
+        last = [task.questions[-1] for task in tasks]
+        shown = self._to(context(self.prompts, last, pieces, self.mask))
         reading = [self.sampler.draw(1.0) for _ in range(options.plain)]
         reading += [self.sampler.recall() for _ in range(max(1, options.plain // 3))]
         texts = self.corpus.texts or [self.corpus.pieces[p] for p in self.corpus.passages]
@@ -259,11 +263,12 @@ class Step:
         inner = Vocabulary(docs.ids.unique(), len(embedding), *INNER_WORDS)
         found = gradients(decoder, meta.rows(len(tasks)), docs, inner, second_order=True)
         rows = meta.adapted(mixtures(len(tasks), self.rng).to(self.device) @ found)
+        dropout = options.dropout
         terms = {
-            "blind": answer_loss(decoder, asked, rows, some),
-            "context": answer_loss(decoder, shown, rows, some),
+            "blind": answer_loss(decoder, asked, rows, some, dropout),
+            "context": answer_loss(decoder, shown, rows, some, dropout),
             "drift": drift(decoder, unrelated, rows[: len(drawn)], DRIFT_LABELS, some),
-            "plain": batch_loss(decoder.model, reading, some, embedding[some.ids]),
+            "plain": batch_loss(decoder.model, reading, some, embedding[some.ids], dropout=dropout),
         }
         loss = (
             BLIND * terms["blind"]

@@ -59,13 +59,20 @@ class Decoder:
                 hidden = layer_states(layer, hidden)
             return hidden
 
-    def upper(self, hidden: Tensor, rows: Tensor | None, kept: Tensor | None = None) -> Tensor:
+    def upper(
+        self,
+        hidden: Tensor,
+        rows: Tensor | None,
+        kept: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
         """Hidden states `[N, L, H]` after the last layer.
 
         Args:
             hidden: `[N, T, H]` from `lower`.
             rows: `[G, P]`, sequence n acted on by row n // (N / G); None for the base model.
             kept: `[N, L]` int64, the positions wanted; None for all, L = T.
+            dropout: rate of the layers' branches.
         """
         index = None
         if kept is not None:
@@ -87,6 +94,7 @@ class Decoder:
                 self.layout.scale,
                 twice=twice,
                 kept=index if number == len(self.layers) - 1 else None,
+                dropout=dropout,
             )
         return hidden
 
@@ -106,6 +114,7 @@ def layer_states(
     scale: float = 1.0,
     twice: bool = False,
     kept: tuple[Tensor, Tensor] | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Hidden states `[N, T, H]` after one layer of `BertLMHeadModel`, causal, given those before.
 
@@ -117,14 +126,16 @@ def layer_states(
         twice: whether attention will be differentiated twice.
         kept: indices of sequences and of positions; only these states are computed behind
             attention, in the shape that indexing by these gives.
+        dropout: rate of both branches, see `dropped`.
     """
     factors = factors or {}
     own, out = layer.attention.self, layer.attention.output
     q, k, v = own.query(x), own.key(x), own.value(x)
     mixed = causal_attention(q, k, v, own.num_attention_heads, twice)
+    sequences = None
     if kept is not None:
-        mixed, x = mixed[kept], x[kept]
-    x = out.LayerNorm(out.dense(mixed) + x)
+        mixed, x, sequences = mixed[kept], x[kept], kept[0]
+    x = out.LayerNorm(dropped(out.dense(mixed), dropout, sequences) + x)
     inner = layer.intermediate.dense(x)
     if "intermediate.dense" in factors:
         inner = inner + _lora(x, factors["intermediate.dense"], scale)
@@ -132,8 +143,26 @@ def layer_states(
     outer = layer.output.dense(inner)
     if "output.dense" in factors:
         outer = outer + _lora(inner, factors["output.dense"], scale)
-    states: Tensor = layer.output.LayerNorm(outer + x)
+    states: Tensor = layer.output.LayerNorm(dropped(outer, dropout, sequences) + x)
     return states
+
+
+def dropped(x: Tensor, rate: float, sequences: Tensor | None = None) -> Tensor:
+    """Dropout whose mask all positions of a sequence share (Gal and Ghahramani, 2016).
+
+    As many random numbers as sequences have features, not as there are states: nearly free.
+
+    Args:
+        x: `[N, T, H]`, or states `[..., H]` picked from sequences.
+        rate: 0..1; 0 gives x.
+        sequences: `[...]` int64, broadcastable, which sequence each picked state is of.
+    """
+    if not rate:
+        return x
+    count = len(x) if sequences is None else int(sequences.max()) + 1
+    mask = torch.empty(count, x.shape[-1], device=x.device, dtype=x.dtype).bernoulli_(1 - rate)
+    mask /= 1 - rate
+    return x * (mask[:, None] if sequences is None else mask[sequences])
 
 
 def mini_layout(

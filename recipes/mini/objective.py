@@ -39,9 +39,11 @@ def gradients(
     return found
 
 
-def label_states(decoder: Decoder, below: Tensor, batch: Padded, rows: Tensor | None) -> Tensor:
+def label_states(
+    decoder: Decoder, below: Tensor, batch: Padded, rows: Tensor | None, dropout: float = 0.0
+) -> Tensor:
     """Hidden states `[M, H]` behind the last layer at a batch's labels, given `decoder.lower`'s."""
-    return decoder.upper(below, rows, batch.kept)[batch.rows, batch.slots]
+    return decoder.upper(below, rows, batch.kept, dropout)[batch.rows, batch.slots]
 
 
 def losses(
@@ -55,7 +57,11 @@ def losses(
 
 
 def answer_loss(
-    decoder: Decoder, batch: Padded, rows: Tensor | None, vocabulary: Vocabulary | None = None
+    decoder: Decoder,
+    batch: Padded,
+    rows: Tensor | None,
+    vocabulary: Vocabulary | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy over a batch's labels; scalar.
 
@@ -64,8 +70,9 @@ def answer_loss(
         batch: N sequences, N / G for each row.
         rows: `[G, P]`, or None for the base model.
         vocabulary: the part the softmax is over, or None for all.
+        dropout: rate of the upper layers' branches.
     """
-    states = label_states(decoder, decoder.lower(batch.ids), batch, rows)
+    states = label_states(decoder, decoder.lower(batch.ids), batch, rows, dropout)
     return losses(decoder, states, batch, vocabulary).mean()
 
 

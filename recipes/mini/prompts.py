@@ -8,6 +8,7 @@ of models or of batches.
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,3 +107,25 @@ class Prompts:
 
     def _encode_literal(self, literal: str) -> list[int]:
         return self.tokenizer(literal, add_special_tokens=False).input_ids
+
+
+class Mask:
+    """Shows part of a prompt as `[MASK]`, so that a passage seen before is not known by heart.
+
+    Args:
+        tokenizer: knows the special tokens.
+        rate: share of the tokens hidden, in half of the prompts; 0..1.
+        rng: source of chance.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rate: float, rng: random.Random) -> None:
+        self.rate, self.rng = rate, rng
+        self._hidden: int = tokenizer.mask_token_id
+        self._special = frozenset(tokenizer.all_special_ids)
+
+    def __call__(self, prompt: list[int], target: Sequence[int]) -> list[int]:
+        """The prompt; what it has in common with the target, and special tokens, always show."""
+        if not self.rate or self.rng.random() < 0.5:
+            return prompt
+        shown = self._special.union(target)
+        return [i if i in shown or self.rng.random() >= self.rate else self._hidden for i in prompt]

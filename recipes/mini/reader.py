@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--lr", type=float, default=3e-4, help="AdamW: embeddings, vectors")
     parser.add_argument("--matrix-lr", type=float, default=5e-4, help="Muon: the layers' matrices")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the layers' branches")
+    parser.add_argument("--mask", type=float, default=0.0, help="share of prompt tokens hidden")
     parser.add_argument("--save-minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="random two-layer model, for tests")
@@ -70,14 +72,14 @@ def train(options: argparse.Namespace) -> None:
         model.load_state_dict(state.get("model", model.state_dict()))
     else:
         model = earlier(options.start) if options.start else minilm()
-    reader = Reader(model.to(options.device), options.lr, options.matrix_lr)
+    reader = Reader(model.to(options.device), options.lr, options.matrix_lr, options.dropout)
     if "optimizer" in state:
         reader.optimizer.load_state_dict(state["optimizer"])
 
     budget = Budget(options.minutes, state["spent_s"])
     stop_s = budget.spent_s + 60 * (options.piece_minutes or options.minutes)
     rng = random.Random(options.seed + state["step"])
-    sampler = Sampler(Corpus(options.run / "data"), Prompts(base_tokenizer()), rng)
+    sampler = Sampler(Corpus(options.run / "data"), Prompts(base_tokenizer()), rng, options.mask)
     known = options.curriculum
     source = batches(sampler, options.batch, lambda: known + (1 - known) * budget.progress)
     curve: list[dict[str, Any]] = state["curve"]
@@ -114,10 +116,13 @@ class Reader:
         model: in float32; becomes bfloat16.
         lr: peak learning rate of the embeddings, biases and norms.
         matrix_lr: of the layers' matrices.
+        dropout: rate of the layers' branches.
     """
 
-    def __init__(self, model: BertLMHeadModel, lr: float, matrix_lr: float) -> None:
-        self.model = model.train()
+    def __init__(
+        self, model: BertLMHeadModel, lr: float, matrix_lr: float, dropout: float = 0.0
+    ) -> None:
+        self.model, self.dropout = model.train(), dropout
         every = [name for name, _ in model.named_parameters()]
         self.optimizer = MasterOptimizer(model, every, lr, matrix_lr)
 
@@ -135,7 +140,9 @@ class Reader:
         total = sum(len(example.labels) * example.weight for example in batch)
         found = 0.0
         for at in range(0, len(batch), micro):
-            part = batch_loss(self.model, batch[at : at + micro], vocabulary, words, total)
+            part = batch_loss(
+                self.model, batch[at : at + micro], vocabulary, words, total, self.dropout
+            )
             part.backward()
             found += part.item()
         assert words.grad is not None
@@ -158,6 +165,7 @@ def batch_loss(
     vocabulary: Vocabulary,
     words: Tensor,
     total: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Weighted mean cross-entropy over the batch's labels; scalar, float32.
 
@@ -167,6 +175,7 @@ def batch_loss(
         vocabulary: of these sequences at least.
         words: `[V, H]`, the embeddings of `vocabulary.ids`.
         total: weight the sum is divided by, that of a larger batch this is part of; None: its own.
+        dropout: rate of the layers' branches.
     """
     longest = round_up(max(len(example.ids) for example in batch), 16)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
@@ -186,9 +195,9 @@ def batch_loss(
     hidden = model.bert.embeddings(inputs_embeds=shown)
     *before, last = model.bert.encoder.layer
     for layer in before:
-        hidden = layer_states(layer, hidden)
+        hidden = layer_states(layer, hidden, dropout=dropout)
     labelled = torch.tensor(rows, device=device), torch.tensor(places, device=device)
-    hidden = layer_states(last, hidden, kept=labelled)
+    hidden = layer_states(last, hidden, kept=labelled, dropout=dropout)
     head = model.cls.predictions
     logits = functional.linear(head.transform(hidden), words, head.bias[vocabulary.ids]).float()
     losses = vocabulary.losses(logits, torch.tensor(targets, device=device))

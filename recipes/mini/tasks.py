@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recipes.mini.corpus import Corpus, Question, window
 from recipes.mini.examples import MAX_TOKENS, TITLE_RATE
-from recipes.mini.prompts import Piece, Prompts
+from recipes.mini.prompts import Mask, Piece, Prompts
 
 MIXTURE_SIZES = (1, 1, 1, 2, 3)  # K, drawn uniformly from these
 
@@ -113,23 +113,31 @@ def plain(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
     return pad(ids, [1] * len(ids))
 
 
-def blind(prompts: Prompts, questions: Sequence[Question]) -> Padded:
+def blind(prompts: Prompts, questions: Sequence[Question], mask: Mask | None = None) -> Padded:
     """Questions without text; the answers are the labels."""
-    return answered([(prompts.blind(q.question), prompts.target(q.answer)) for q in questions])
+    pairs = [(prompts.blind(q.question), prompts.target(q.answer)) for q in questions]
+    return answered(pairs, mask)
 
 
-def context(prompts: Prompts, questions: Sequence[Question], pieces: Sequence[Piece]) -> Padded:
+def context(
+    prompts: Prompts,
+    questions: Sequence[Question],
+    pieces: Sequence[Piece],
+    mask: Mask | None = None,
+) -> Padded:
     """Questions with one passage each; the answers are the labels."""
     pairs = []
     for question, piece in zip(questions, pieces, strict=True):
         target = prompts.target(question.answer)
         limit = MAX_TOKENS - len(target)
         pairs.append((prompts.context(question.question, [piece], limit), target))
-    return answered(pairs)
+    return answered(pairs, mask)
 
 
-def answered(pairs: Sequence[tuple[list[int], list[int]]]) -> Padded:
-    """Prompt and target ids to one padded batch."""
+def answered(pairs: Sequence[tuple[list[int], list[int]]], mask: Mask | None = None) -> Padded:
+    """Prompt and target ids to one padded batch; `mask` hides some of the prompts' tokens."""
+    if mask is not None:
+        pairs = [(mask(prompt, target), target) for prompt, target in pairs]
     return pad([p + t for p, t in pairs], [len(p) for p, _ in pairs])
 
 

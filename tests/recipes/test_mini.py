@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import json
+import random
 import subprocess
 import sys
 import tarfile
@@ -70,14 +71,15 @@ def test_all_stages_run_and_ship_a_loadable_model(tmp_path, capsys):
     )  # fmt: skip
     common = ["--run", str(run), "--tiny", "--threads", "1"]
     seconds = str(2 / 60)
-    first = ["--minutes", seconds, "--piece-minutes", str(0.5 / 60), "--batch", "4"]
+    regular = ["--dropout", "0.1", "--mask", "0.2"]
+    first = ["--minutes", seconds, "--piece-minutes", str(0.5 / 60), "--batch", "4", *regular]
     module("reader").main([*common, *first])
     module("reader").main([*common, *first])
     state = module("schedule").load(run / "reader.pt")
     assert state["step"] >= 2
     module("meta").main(
         [*common, "--minutes", seconds, "--tasks", "4", "--questions", "2", "--plain", "2",
-         "--rank", "2", "--upper-layers", "1", "--probe-tasks", "2"]
+         "--rank", "2", "--upper-layers", "1", "--probe-tasks", "2", *regular]
     )  # fmt: skip
     module("export").main(["--checkpoint", str(run / "best.pt"), "--out", str(shipped), "--tiny"])
     capsys.readouterr()
@@ -149,6 +151,39 @@ def test_shipped_path_and_training_path_give_the_same_gradient(tmp_path):
     again.load_file(tmp_path / "meta_init.safetensors")
     torch.testing.assert_close(again.theta, init.theta)
     torch.testing.assert_close(again.alpha, init.alpha)
+
+
+def test_dropout_is_the_same_at_every_position_of_a_sequence():
+    """Scaled to keep the mean; states picked from sequences share their sequence's mask."""
+    dropped = module("network").dropped
+    torch.manual_seed(0)
+    ones = torch.ones(64, 5, 400)
+    out = dropped(ones, 0.25)
+    assert torch.equal(out, out[:, :1].expand_as(out))
+    assert out.unique().tolist() == pytest.approx([0, 4 / 3])
+    assert out.mean().item() == pytest.approx(1, abs=0.02)
+    sequences = torch.tensor([2, 0, 2])
+    picked = dropped(ones[sequences, 0], 0.25, sequences)
+    assert torch.equal(picked[0], picked[2])
+    assert not torch.equal(picked[0], picked[1])
+    assert dropped(ones, 0.0) is ones
+
+
+def test_a_mask_hides_nothing_of_the_answer():
+    """Half of the prompts are touched, a share of their other tokens; rate 0 touches none."""
+    prompts = module("prompts")
+    tokenizer = module("start").base_tokenizer()
+    made = prompts.Prompts(tokenizer)
+    piece = prompts.Piece("Mill", "The old mill by the river burnt down in 1804 . " * 5)
+    prompt, target = made.context("When did it burn down?", [piece], 400), made.target("1804")
+    mask = prompts.Mask(tokenizer, 0.3, random.Random(0))
+    shown = [mask(prompt, target) for _ in range(200)]
+    hidden = [[i for i, j in zip(prompt, ids, strict=True) if i != j] for ids in shown]
+    shares = [len(ids) / len(prompt) for ids in hidden if ids]
+    assert 70 < len(shares) < 130
+    assert sum(shares) / len(shares) == pytest.approx(0.3, abs=0.06)
+    assert not {*target, *tokenizer.all_special_ids} & {i for ids in hidden for i in ids}
+    assert prompts.Mask(tokenizer, 0.0, random.Random(0))(prompt, target) is prompt
 
 
 def test_sampled_vocabulary_estimates_the_full_loss():
