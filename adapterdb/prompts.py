@@ -122,6 +122,7 @@ class PromptEncoder:
         self.max_length = max_length
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # whether to split special tokens is state of the tokenizer
+        self._literals: dict[str, list[int]] = {}
 
     def blind(self, question: str) -> list[int]:
         """The ids of the question alone."""
@@ -280,7 +281,10 @@ class PromptEncoder:
         return [DocumentToken(int(i), field, int(a), int(b)) for i, (a, b) in places]
 
     def _literal(self, text: str) -> list[int]:
-        return self._encode(text, split_special_tokens=False)
+        """Ids of a part of a template; kept, as changing the tokenizer's state takes long."""
+        if text not in self._literals:
+            self._literals[text] = self._encode(text, split_special_tokens=False)
+        return self._literals[text]
 
     def _encode(self, text: str, *, split_special_tokens: bool) -> list[int]:
         if not text:

@@ -19,7 +19,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapterdb.layout import DeltaLayout
-from recipes.mini.prompts import Piece, Prompts
+from adapterdb.prompts import PromptEncoder, read_prompts
+from recipes.mini.prompts import Piece
 from recipes.mini.tasks import Padded, documents
 
 
@@ -37,7 +38,9 @@ class Adapted:
         self.bfloat16 = bfloat16
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.requires_grad_(False).eval().to(self.device)
-        self.prompts = Prompts(AutoTokenizer.from_pretrained(folder), folder / "prompts.json")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        length = self.model.config.max_position_embeddings
+        self.prompts = PromptEncoder(read_prompts(folder), tokenizer, length)
         self._views: list[tuple[Tensor, Tensor]] | None = None
         self.layout: DeltaLayout | None = None
         path = folder / "meta_init.safetensors"
@@ -94,7 +97,7 @@ class Adapted:
             batch: prompts at once.
             max_new_tokens: None: as the prompts' file says.
         """
-        limit = max_new_tokens or self.prompts.templates["max_new_tokens"]
+        limit = max_new_tokens or self.prompts.prompts.max_new_tokens
         answers = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for at in range(0, len(order), batch):
@@ -113,8 +116,7 @@ class Adapted:
                     do_sample=False,
                 )
             for i, generated in zip(chosen, out[:, longest:].tolist(), strict=True):
-                text = self.prompts.tokenizer.decode(generated, skip_special_tokens=True)
-                answers[i] = text.strip()
+                answers[i] = self.prompts.decode(generated).strip()
         return answers
 
     def _hook(self, number: int, scale: float) -> Callable[..., Tensor | None]:

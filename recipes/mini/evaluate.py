@@ -98,7 +98,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     some = random.Random(options.seed).sample(asked, min(200, len(asked)))
     gold = [pieces[q.passage] for q in some]
     result["asking"] = asking(model, [q.answers[0] for q in some], gold, options.batch)
-    if "restate" in model.prompts.templates:
+    if model.prompts.prompts.restate:
         texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
         result["restating"] = restating(model, texts_asked, options.batch, options.seed)
     if model.layout is None:
@@ -124,7 +124,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     run("theta* alone", blind, lambda which: model.theta.expand(len(which), -1))
     run("hybrid gold", shown, lambda which: rows_of([golds[i] for i in which]))
 
-    targets = [model.prompts.target(q.answers[0]) for q in asked]
+    targets = [model.prompts.answer(q.answers[0]) for q in asked]
     pairs = list(zip(blind, targets, strict=True))
 
     @torch.no_grad()
@@ -186,8 +186,7 @@ def shifted(pieces: Sequence[Piece], passage: int) -> int:
 
 def _context(model: Adapted, question: str, piece: Piece) -> list[int]:
     """The prompt with the passage, cut to the model's positions less the answer's."""
-    limit = 512 - model.prompts.templates["max_new_tokens"]
-    return model.prompts.context(question, [piece], limit)
+    return model.prompts.context(question, [piece], model.prompts.prompts.max_new_tokens)[0]
 
 
 def _random_like(model: Adapted, rows: Tensor) -> Tensor:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from adapterdb.ingest.augment.sketch import sketch
+from adapterdb.prompts import PromptEncoder
 from adapterdb.training.sentences import sentences
 from recipes.mini.corpus import Corpus, Question, window
-from recipes.mini.prompts import Mask, Piece, Prompts
+from recipes.mini.prompts import Mask, Piece
 
 UNKNOWN = "unknown"  # the answer when the passage shown does not hold it
 TITLE_RATE = 0.85  # share of passages shown with their title
-MAX_TOKENS = 480
 DOCUMENT_LABELS = 48  # of a document's tokens, drawn at random: output logits are the main cost
 # Of examples, by task; reading takes the rest.
 SHARES = {"ask": 0.06, "document": 0.05, "unknown": 0.04, "restate": 0.05}
@@ -39,14 +39,17 @@ class Sampler:
         corpus: where from.
         prompts: formats.
         rng: source of chance.
-        mask: share of the tokens hidden in half of the reading prompts, 0..1.
+        mask: hides some of the reading prompts' tokens.
     """
 
     def __init__(
-        self, corpus: Corpus, prompts: Prompts, rng: random.Random, mask: float = 0.0
+        self,
+        corpus: Corpus,
+        prompts: PromptEncoder,
+        rng: random.Random,
+        mask: Mask | None = None,
     ) -> None:
-        self.corpus, self.prompts, self.rng = corpus, prompts, rng
-        self.mask = Mask(prompts.tokenizer, mask, rng)
+        self.corpus, self.prompts, self.rng, self.mask = corpus, prompts, rng, mask
 
     def draw(self, progress: float) -> Example:
         """One example of a random task; `progress` of training is 0..1."""
@@ -77,9 +80,9 @@ class Sampler:
     def ask(self, progress: float) -> Example:
         """Write a question whose answer is given."""
         question = self.rng.choice(self.corpus.questions)
-        target = self.prompts.target(question.question)
-        pieces = [self.around(question, progress)]
-        prompt = self.prompts.ask(question.answer, pieces, MAX_TOKENS - len(target))
+        target = self.prompts.answer(question.question)
+        piece = self.around(question, progress)
+        prompt = self.prompts.ask(question.answer, piece.title, piece.text, len(target))
         return _answered(prompt, target, 0.4)
 
     def unknown(self, progress: float) -> Example:
@@ -95,13 +98,13 @@ class Sampler:
             sentence = self.rng.choice(sentences(self.rng.choice(pieces).text))
             words = sketch(sentence, self.rng)
             if 4 <= len(words) <= 40:
-                prompt = self.prompts.restate(" ".join(words))
-                return _answered(prompt, self.prompts.target(sentence), 0.15)
+                target = self.prompts.answer(sentence)
+                return _answered(self.prompts.restate(" ".join(words), len(target)), target, 0.15)
 
     def recall(self) -> Example:
         """Answer without any text: the base model's guess, and the form of such answers."""
         question = self.rng.choice(self.corpus.questions)
-        target = self.prompts.target(question.answer)
+        target = self.prompts.answer(question.answer)
         return _answered(self.prompts.blind(question.question), target, 0.3)
 
     def document(self, progress: float) -> Example:
@@ -110,7 +113,7 @@ class Sampler:
             piece = self._titled(self.rng.choice(self.corpus.texts))
         else:
             piece = self.piece(self.rng.choice(self.corpus.passages), 800)
-        ids = self.prompts.plain([piece])[:MAX_TOKENS]
+        ids = self.prompts.plain(piece.title, piece.text)
         places = range(1, len(ids))
         labels = sorted(self.rng.sample(places, min(DOCUMENT_LABELS, len(places))))
         return Example(ids, labels, 0.1)
@@ -135,9 +138,11 @@ class Sampler:
         return piece if self.rng.random() < TITLE_RATE else Piece("", piece.text)
 
     def _read(self, question: str, pieces: list[Piece], answer: str, weight: float) -> Example:
-        target = self.prompts.target(answer)
-        prompt = self.prompts.context(question, pieces, MAX_TOKENS - len(target))
-        return _answered(self.mask(prompt, target), target, weight)
+        target = self.prompts.answer(answer)
+        prompt, _ = self.prompts.context(question, pieces, len(target))
+        if self.mask is not None:
+            prompt = self.mask(prompt, target)
+        return _answered(prompt, target, weight)
 
 
 def batches(sampler: Sampler, size: int, progress: Callable[[], float]) -> Iterator[list[Example]]:

@@ -23,13 +23,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from adapterdb.layout import DeltaLayout
+from adapterdb.prompts import PromptEncoder
 from recipes.mini.corpus import Corpus
 from recipes.mini.examples import Sampler
 from recipes.mini.network import ADAPTED_LAYERS, RANK, TARGETS, TRAINED_LAYERS, Decoder, mini_layout
 from recipes.mini.objective import answer_loss, drift, gradients, label_states, losses
 from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
-from recipes.mini.prompts import Mask, Prompts
+from recipes.mini.prompts import Mask, training_prompts
 from recipes.mini.reader import batch_loss
 from recipes.mini.schedule import Budget, load, save
 from recipes.mini.start import base_tokenizer, earlier, skeleton
@@ -214,10 +215,10 @@ class Step:
         rng: random.Random,
     ) -> None:
         self.decoder, self.meta, self.options, self.rng = decoder, meta, options, rng
-        self.prompts = Prompts(base_tokenizer())
+        self.prompts = training_prompts()
         self.corpus = Corpus(options.run / "data")
-        self.sampler = Sampler(self.corpus, self.prompts, rng, options.mask)
-        self.mask = Mask(self.prompts.tokenizer, options.mask, rng)
+        self.mask = Mask(base_tokenizer(), options.mask, rng)
+        self.sampler = Sampler(self.corpus, self.prompts, rng, self.mask)
         self.device = torch.device(options.device)
         upper = tuple(f"bert.encoder.layer.{n}." for n in range(decoder.split, len(decoder.layers)))
         trained = [
@@ -285,7 +286,7 @@ class Step:
 
 
 def probe(
-    decoder: Decoder, meta: MetaInit, corpus: Corpus, prompts: Prompts, count: int
+    decoder: Decoder, meta: MetaInit, corpus: Corpus, prompts: PromptEncoder, count: int
 ) -> dict[str, float]:
     """Answer losses on set-aside passages, full vocabulary, always the same `count` tasks.
 

@@ -26,7 +26,7 @@ from recipes.mini.examples import Example, Sampler, batches
 from recipes.mini.network import layer_states
 from recipes.mini.optimizer import MasterOptimizer
 from recipes.mini.prepare import DEFAULT_RUN
-from recipes.mini.prompts import Prompts
+from recipes.mini.prompts import Mask, training_prompts
 from recipes.mini.schedule import Budget, load, save
 from recipes.mini.start import base_tokenizer, earlier, minilm, skeleton
 from recipes.mini.vocabulary import Vocabulary
@@ -79,7 +79,8 @@ def train(options: argparse.Namespace) -> None:
     budget = Budget(options.minutes, state["spent_s"])
     stop_s = budget.spent_s + 60 * (options.piece_minutes or options.minutes)
     rng = random.Random(options.seed + state["step"])
-    sampler = Sampler(Corpus(options.run / "data"), Prompts(base_tokenizer()), rng, options.mask)
+    mask = Mask(base_tokenizer(), options.mask, rng)
+    sampler = Sampler(Corpus(options.run / "data"), training_prompts(), rng, mask)
     known = options.curriculum
     source = batches(sampler, options.batch, lambda: known + (1 - known) * budget.progress)
     curve: list[dict[str, Any]] = state["curve"]

@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from adapterdb.prompts import PromptEncoder
 from recipes.mini.corpus import Corpus, Question, window
-from recipes.mini.examples import MAX_TOKENS, TITLE_RATE
-from recipes.mini.prompts import Mask, Piece, Prompts
+from recipes.mini.examples import TITLE_RATE
+from recipes.mini.prompts import Mask, Piece
 
 MIXTURE_SIZES = (1, 1, 1, 2, 3)  # K, drawn uniformly from these
 
@@ -98,29 +99,31 @@ def mixtures(size: int, rng: random.Random) -> Tensor:
     return weights
 
 
-def documents(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
+def documents(prompts: PromptEncoder, pieces: Sequence[Piece]) -> Padded:
     """The inner loss's input: the text's tokens are labels, those of its prompt are not.
 
     Where a long text leaves no room for a prompt, all of its tokens but the first are.
     """
-    made = [prompts.document([piece], MAX_TOKENS) for piece in pieces]
+    made = [prompts.document(piece.title, piece.text) for piece in pieces]
     return pad([prompt + text for prompt, text in made], [len(prompt) or 1 for prompt, _ in made])
 
 
-def plain(prompts: Prompts, pieces: Sequence[Piece]) -> Padded:
+def plain(prompts: PromptEncoder, pieces: Sequence[Piece]) -> Padded:
     """Running text: every token after the first is a label."""
-    ids = [prompts.plain([piece])[:MAX_TOKENS] for piece in pieces]
+    ids = [prompts.plain(piece.title, piece.text) for piece in pieces]
     return pad(ids, [1] * len(ids))
 
 
-def blind(prompts: Prompts, questions: Sequence[Question], mask: Mask | None = None) -> Padded:
+def blind(
+    prompts: PromptEncoder, questions: Sequence[Question], mask: Mask | None = None
+) -> Padded:
     """Questions without text; the answers are the labels."""
-    pairs = [(prompts.blind(q.question), prompts.target(q.answer)) for q in questions]
+    pairs = [(prompts.blind(q.question), prompts.answer(q.answer)) for q in questions]
     return answered(pairs, mask)
 
 
 def context(
-    prompts: Prompts,
+    prompts: PromptEncoder,
     questions: Sequence[Question],
     pieces: Sequence[Piece],
     mask: Mask | None = None,
@@ -128,9 +131,8 @@ def context(
     """Questions with one passage each; the answers are the labels."""
     pairs = []
     for question, piece in zip(questions, pieces, strict=True):
-        target = prompts.target(question.answer)
-        limit = MAX_TOKENS - len(target)
-        pairs.append((prompts.context(question.question, [piece], limit), target))
+        target = prompts.answer(question.answer)
+        pairs.append((prompts.context(question.question, [piece], len(target))[0], target))
     return answered(pairs, mask)
 
 

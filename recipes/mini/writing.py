@@ -29,10 +29,13 @@ def asking(
         Percent: `found_again`, questions that give the answer back (F1 of at least 0.5) and don't
         hold it; `f1` of what they give; `holds_answer`.
     """
-    room = 512 - 32
-    prompts = [model.prompts.ask(a, [p], room) for a, p in zip(answers, pieces, strict=True)]
-    asked = model.answer(prompts, None, batch, 32)
-    shown = [model.prompts.context(q, [p], room) for q, p in zip(asked, pieces, strict=True)]
+    room = 32
+    prompts = [
+        model.prompts.ask(answer, piece.title, piece.text, room)
+        for answer, piece in zip(answers, pieces, strict=True)
+    ]
+    asked = model.answer(prompts, None, batch, room)
+    shown = [model.prompts.context(q, [p], room)[0] for q, p in zip(asked, pieces, strict=True)]
     given = model.answer(shown, None, batch)
     f1 = [score(told, [answer]).f1 for told, answer in zip(given, answers, strict=True)]
     holds = [a.lower() in q.lower() for q, a in zip(asked, answers, strict=True)]
@@ -59,7 +62,7 @@ def restating(model: Adapted, texts: Sequence[str], batch: int, seed: int) -> di
     for attempt in range(TRIES):
         open_ = [i for i, good in enumerate(done) if not good]
         bare = [sketch(found[i], random.Random(f"{seed}/{attempt}/{i}")) for i in open_]
-        prompts = [model.prompts.restate(" ".join(words)) for words in bare]
+        prompts = [model.prompts.restate(" ".join(words), SENTENCE_TOKENS) for words in bare]
         for i, text in zip(open_, model.answer(prompts, None, batch, SENTENCE_TOKENS), strict=True):
             done[i] = says_the_same(found[i], text)
         if attempt == 0:

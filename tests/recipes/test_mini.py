@@ -172,10 +172,9 @@ def test_dropout_is_the_same_at_every_position_of_a_sequence():
 def test_a_mask_hides_nothing_of_the_answer():
     """Half of the prompts are touched, a share of their other tokens; rate 0 touches none."""
     prompts = module("prompts")
-    tokenizer = module("start").base_tokenizer()
-    made = prompts.Prompts(tokenizer)
+    tokenizer, made = module("start").base_tokenizer(), prompts.training_prompts()
     piece = prompts.Piece("Mill", "The old mill by the river burnt down in 1804 . " * 5)
-    prompt, target = made.context("When did it burn down?", [piece], 400), made.target("1804")
+    prompt, target = made.context("When did it burn down?", [piece], 80)[0], made.answer("1804")
     mask = prompts.Mask(tokenizer, 0.3, random.Random(0))
     shown = [mask(prompt, target) for _ in range(200)]
     hidden = [[i for i, j in zip(prompt, ids, strict=True) if i != j] for ids in shown]
@@ -204,42 +203,14 @@ def test_sampled_vocabulary_estimates_the_full_loss():
     assert abs(sampled - full) < 0.05
 
 
-def test_special_tokens_in_user_text_stay_text():
-    """A "[SEP]" in a question is not the token, in a template it is."""
-    start, prompts = module("start"), module("prompts")
-    encoder = prompts.Prompts(start.base_tokenizer())
-    ids = encoder.blind("what is [SEP] [unused1]?")
-    assert ids.count(encoder.stop_id) == 2
-    assert 2 not in ids
-    assert encoder.ask("red", [prompts.Piece("", "x")], 100)[:2] == [101, 2]
-
-
-def test_long_passages_are_cut_not_the_question():
-    """Whatever stands behind the passages in a template stays."""
-    start, prompts = module("start"), module("prompts")
-    encoder = prompts.Prompts(start.base_tokenizer())
-    piece = prompts.Piece("Title", "long " * 300)
-    ids = encoder.context("who came last?", [piece], 60)
-    assert len(ids) == 60
-    short = encoder.context("who came last?", [prompts.Piece("", "")], 60)
-    asked = encoder.text("who came last?")
-    assert ids[-1] == short[-1] == encoder.stop_id
-    assert ids[1 : 1 + len(asked)] == asked
-
-
-def test_deltas_are_trained_for_what_ingesting_makes_them_from():
-    """Recipe and product fill the `document` templates alike, where a passage is cut too."""
-    from adapterdb.prompts import PromptEncoder, read_prompts
-
-    start, prompts = module("start"), module("prompts")
-    tokenizer = start.base_tokenizer()
-    ours = prompts.Prompts(tokenizer)
-    product = PromptEncoder(read_prompts(Path(prompts.__file__).parent), tokenizer, 512)
-    for words in (1, 100, 400, 600):
-        piece = prompts.Piece("A title", "seen " * words)
-        assert ours.document([piece], 300) == product.document(piece.title, piece.text, 300)
-    long = module("tasks").documents(ours, [prompts.Piece("", "seen " * 600)])
-    assert (long.ids.shape[1], long.places.min(), len(long.places)) == (480, 0, 479)
+def test_a_text_that_leaves_no_room_for_its_prompt_is_learned_from_its_second_token():
+    """A sequence's first token has nothing before it that could predict it."""
+    prompts = module("prompts")
+    pieces = [prompts.Piece("", "seen " * 600), prompts.Piece("", "seen")]
+    docs = module("tasks").documents(prompts.training_prompts(), pieces)
+    first = docs.places[docs.rows == 0]
+    assert (docs.ids.shape[1], first.min(), len(first)) == (480, 0, 479)
+    assert (docs.rows == 1).sum() == 2  # the word and the stop, none of the prompt
 
 
 def test_numbers_survive_tokenizing_and_decoding():
