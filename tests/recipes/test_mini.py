@@ -81,7 +81,9 @@ def test_all_stages_run_and_ship_a_loadable_model(tmp_path, capsys):
         [*common, "--minutes", seconds, "--tasks", "4", "--questions", "2", "--plain", "2",
          "--rank", "2", "--upper-layers", "1", "--probe-tasks", "2", *regular]
     )  # fmt: skip
-    module("export").main(["--checkpoint", str(run / "best.pt"), "--out", str(shipped), "--tiny"])
+    mean = run / "mean.pt"
+    module("average").main([str(run / "best.pt"), str(run / "meta.pt"), "--out", str(mean)])
+    module("export").main(["--checkpoint", str(mean), "--out", str(shipped), "--tiny"])
     capsys.readouterr()
     module("evaluate").main(
         ["--data", str(tmp_path / "data"), "--model", str(shipped), "--questions", "4",
@@ -183,6 +185,31 @@ def test_a_mask_hides_nothing_of_the_answer():
     assert sum(shares) / len(shares) == pytest.approx(0.3, abs=0.06)
     assert not {*target, *tokenizer.all_special_ids} & {i for ids in hidden for i in ids}
     assert prompts.Mask(tokenizer, 0.0, random.Random(0))(prompt, target) is prompt
+
+
+def test_a_mean_of_checkpoints_is_of_weights_and_of_the_logarithms_of_alpha():
+    """A share of 0 is the first, alpha's mean is geometric, other layouts are refused."""
+    start, network, meta = module("start"), module("network"), module("meta")
+    states = []
+    for seed, alpha in ((0, 1.0), (1, 4.0)):
+        torch.manual_seed(seed)
+        model = start.skeleton(tiny=True)
+        layout = network.mini_layout(model, rank=2, upper_layers=1)
+        made = meta.MetaInit(layout, alpha)
+        layout = json.dumps(layout.to_dict())
+        states.append({"model": model.state_dict(), "meta": made.state_dict(), "layout": layout})
+    first, second = states
+    average = module("average").average
+    same, mean = average(first, second, 0.0), average(first, second, 0.5)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(same["model"][name], first["model"][name])
+    middle = (first["model"][name] + second["model"][name]) / 2
+    torch.testing.assert_close(mean["model"][name], middle)
+    made.load_state_dict(mean["meta"])
+    torch.testing.assert_close(made.alpha, torch.full_like(made.alpha, 2.0))
+    assert "meta" not in average({"model": first["model"]}, second, 0.5)
+    with pytest.raises(SystemExit, match="different layouts"):
+        average(first, second | {"layout": "{}"}, 0.5)
 
 
 def test_sampled_vocabulary_estimates_the_full_loss():
