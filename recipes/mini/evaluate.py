@@ -4,9 +4,11 @@ Articles of the development split are never trained on. Conditions: the question
 gold passage in the prompt, with the gold passage's delta, with the delta of a passage of another
 article, with a random delta of equal norm per tensor, with delta and passage; answer losses;
 perplexity of other text under an unrelated delta; questions and sentences it writes. Prints a
-table and one JSON line.
+table and one JSON line. With `--aside`, set-aside training articles are asked instead, in the
+three modes only: what checkpoints are chosen by.
 
     python -m recipes.mini.evaluate --questions 1000
+    python -m recipes.mini.evaluate --model FOLDER --aside runs/mini/data --questions 400
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 from torch import Tensor
 
 from recipes.mini.adapted import Adapted
+from recipes.mini.corpus import Corpus
 from recipes.mini.prompts import Piece
 from recipes.mini.scoring import score
 from recipes.mini.start import SHIPPED
@@ -32,8 +35,11 @@ from recipes.mini.tasks import answered, plain
 from recipes.mini.writing import asking, restating
 
 
+CHOSEN_BY = ("rag gold", "adapter gold", "hybrid gold")
+
+
 class Asked(NamedTuple):
-    """A development question; `passage` indexes the list of all passages."""
+    """A question; `passage` indexes the list of all passages."""
 
     question: str
     answers: list[str]
@@ -45,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="evaluate the shipped mini")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", type=Path, default=SHIPPED)
+    parser.add_argument("--aside", type=Path, help="data of prepare: draw from what it set aside")
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--sample", action="store_true", help="seeded draw, not the first ones")
     parser.add_argument("--batch", type=int, default=32)
@@ -69,20 +76,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """All conditions; F1 and EM in percent, losses in nats per answer token."""
     torch.manual_seed(options.seed)
-    pieces, asked = development(options.data / "squad_v1" / "dev.jsonl.gz")
-    if options.sample:
+    choosing = options.aside is not None
+    if choosing:
+        pieces, asked = set_aside(options.aside)
+    else:
+        pieces, asked = development(options.data / "squad_v1" / "dev.jsonl.gz")
+    sampled = options.sample or choosing
+    if sampled:
         asked = random.Random(options.seed).sample(asked, min(options.questions, len(asked)))
     asked = asked[: options.questions]
     model = Adapted(options.model, options.device, not options.float32)
     blind = [model.prompts.blind(q.question) for q in asked]
     shown = [_context(model, q.question, pieces[q.passage]) for q in asked]
     answers: dict[str, dict[str, float]] = {}
-    result: dict[str, Any] = {"n": len(asked), "seed": options.seed, "sampled": options.sample}
+    result: dict[str, Any] = {"n": len(asked), "seed": options.seed, "sampled": sampled}
     result["answers"] = answers
 
     def run(
         name: str, prompts: list[list[int]], rows: Callable[[list[int]], Tensor] | None
     ) -> None:
+        if choosing and name not in CHOSEN_BY:
+            return
         given = model.answer(prompts, rows, options.batch)
         scores = [score(a, q.answers) for a, q in zip(given, asked, strict=True)]
         answers[name] = {
@@ -97,8 +111,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     run("rag gold", shown, None)
     some = random.Random(options.seed).sample(asked, min(200, len(asked)))
     gold = [pieces[q.passage] for q in some]
-    result["asking"] = asking(model, [q.answers[0] for q in some], gold, options.batch)
-    if model.prompts.prompts.restate:
+    if not choosing:
+        result["asking"] = asking(model, [q.answers[0] for q in some], gold, options.batch)
+    if model.prompts.prompts.restate and not choosing:
         texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
         result["restating"] = restating(model, texts_asked, options.batch, options.seed)
     if model.layout is None:
@@ -174,6 +189,12 @@ def development(path: Path) -> tuple[list[Piece], list[Asked]]:
                 pieces.append(Piece(passage["title"], passage["text"]))
             asked.append(Asked(record["question"], record["answers"], index[passage["id"]]))
     return pieces, asked
+
+
+def set_aside(folder: Path) -> tuple[list[Piece], list[Asked]]:
+    """All passages, and all questions on those set aside."""
+    corpus = Corpus(folder, held_out=True)
+    return corpus.pieces, [Asked(q.question, [q.answer], q.passage) for q in corpus.questions]
 
 
 def shifted(pieces: Sequence[Piece], passage: int) -> int:

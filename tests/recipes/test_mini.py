@@ -92,6 +92,12 @@ def test_all_stages_run_and_ship_a_loadable_model(tmp_path, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["n"] == 4
     assert set(result["nll"]) == {"own", "mismatched", "none"}
+    module("evaluate").main(
+        ["--model", str(shipped), "--aside", str(run / "data"), "--questions", "3",
+         "--threads", "1"]
+    )  # fmt: skip
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["answers"]) == {"rag gold", "adapter gold", "hybrid gold"}
     assert AutoModelForCausalLM.from_pretrained(shipped).dtype == torch.bfloat16
     assert AutoTokenizer.from_pretrained(shipped).eos_token_id == 102
 
