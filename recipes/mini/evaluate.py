@@ -34,7 +34,6 @@ from recipes.mini.start import SHIPPED
 from recipes.mini.tasks import answered, plain
 from recipes.mini.writing import asking, restating
 
-
 CHOSEN_BY = ("rag gold", "adapter gold", "hybrid gold")
 
 
