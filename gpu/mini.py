@@ -5,11 +5,11 @@ neither network nor the MiniLM package. Leaves the new model and its curves as p
 that are small enough to be carried back:
 
     python gpu/mini.py --data carried --read-minutes 4 --meta-minutes 5 --out "$OUT"
-    cat parts/mini.tar.* | tar x -C adapterdb/models/mini        # at home
+    mkdir new && cat parts/mini.tar.* | tar x -C new             # at home
+    python -m recipes.mini.average adapterdb/models/mini new --out mean.pt
 
-Unpacked into the shipped folder, another call goes on from there (`--read-minutes 0` reads no
-more). The figures on set-aside articles are in the log; `recipes.mini.evaluate` gives those on
-development questions.
+`recipes.mini.evaluate --aside` says which is better, the new one or the mean. Unpacked into the
+shipped folder, another call goes on from there (`--read-minutes 0` reads no more).
 """
 
 from __future__ import annotations
@@ -47,14 +47,18 @@ def main() -> None:
             ["--data", str(options.data), "--text", str(options.data), "--out", str(run / "data")]
         )
         common = ["--run", str(run), "--device", options.device, "--save-minutes", "100"]
+        common += ["--dropout", "0.1", "--mask", "0.15"]
         common += ["--tiny"] if options.tiny else []
         if options.read_minutes:
             batch = ["--batch", str(options.batch), "--micro", str(options.batch)]
             minutes = ["--minutes", str(options.read_minutes), "--start", str(SHIPPED)]
             reader.main([*common, *batch, *minutes])
         steps = ["--tasks", str(options.tasks), "--minutes", str(options.meta_minutes)]
-        go_on = [] if options.read_minutes else ["--start", str(SHIPPED)]
-        meta.main([*common, *steps, *go_on])
+        if not options.read_minutes:
+            steps += ["--start", str(SHIPPED)]
+        elif not options.tiny:
+            steps += ["--meta-init", str(SHIPPED / "meta_init.safetensors")]
+        meta.main([*common, *steps])
         new = run / "mini"
         export.main(
             ["--checkpoint", str(run / "best.pt"), "--out", str(new)]
