@@ -108,13 +108,13 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     run("base", blind, None)
     run("rag gold", shown, None)
-    some = random.Random(options.seed).sample(asked, min(200, len(asked)))
-    gold = [pieces[q.passage] for q in some]
     if not choosing:
+        some = random.Random(options.seed).sample(asked, min(200, len(asked)))
+        gold = [pieces[q.passage] for q in some]
         result["asking"] = asking(model, [q.answers[0] for q in some], gold, options.batch)
-    if model.prompts.prompts.restate and not choosing:
-        texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
-        result["restating"] = restating(model, texts_asked, options.batch, options.seed)
+        if model.prompts.prompts.restate:
+            texts_asked = list(dict.fromkeys(piece.text for piece in gold))[:40]
+            result["restating"] = restating(model, texts_asked, options.batch, options.seed)
     if model.layout is None:
         return result
 
