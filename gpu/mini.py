@@ -1,10 +1,10 @@
-"""Training `mini` on a GPU, from the shipped one: reading, then meta-training, in one call.
+"""Training `mini` on a GPU, from the shipped one: asking, reading, meta-training, in one call.
 
 Reads `squad_v1/train.jsonl.gz` and, if it is there, xz-compressed Wikipedia from `--data`; needs
 neither network nor the MiniLM package. Leaves the new model and its curves as parts of a tar file
 that are small enough to be carried back:
 
-    python gpu/mini.py --data carried --read-minutes 4 --meta-minutes 5 --out "$OUT"
+    python gpu/mini.py --data carried --out "$OUT"
     mkdir new && cat parts/mini.tar.* | tar x -C new             # at home
     python -m recipes.mini.average adapterdb/models/mini new --out mean.pt
 
@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from recipes.mini import export, meta, prepare, reader
+from recipes.mini import export, inventing, meta, prepare, reader
 from recipes.mini.start import SHIPPED
 
 PART = 15 * 2**20  # bytes
@@ -33,7 +33,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="train mini on a GPU")
     parser.add_argument("--data", type=Path, required=True, help="holds squad_v1/train.jsonl.gz")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--read-minutes", type=float, default=4)
+    parser.add_argument("--invent-minutes", type=float, default=1)
+    parser.add_argument("--read-minutes", type=float, default=3)
     parser.add_argument("--meta-minutes", type=float, default=5)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=256)
@@ -46,8 +47,10 @@ def main() -> None:
         prepare.main(
             ["--data", str(options.data), "--text", str(options.data), "--out", str(run / "data")]
         )
-        common = ["--run", str(run), "--device", options.device, "--save-minutes", "100"]
-        common += ["--dropout", "0.1", "--mask", "0.15"]
+        common = ["--run", str(run), "--device", options.device]
+        inventing.main([*common, "--minutes", str(options.invent_minutes), "--batch", "256"])
+        common += ["--save-minutes", "100", "--dropout", "0.1", "--mask", "0.15"]
+        common += ["--unasked", "0.5"]
         common += ["--tiny"] if options.tiny else []
         if options.read_minutes:
             batch = ["--batch", str(options.batch), "--micro", str(options.batch)]

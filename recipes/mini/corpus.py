@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapterdb.training.sentences import sentences
+from recipes.mini.cloze import cloze
 from recipes.mini.prompts import Piece
 
 
@@ -24,7 +26,9 @@ class Question:
 class Corpus:
     """Passages, questions and plain text of one side of the article split.
 
-    `questions_of[passage]` lists a passage's questions; `article_of[title]` its passages.
+    `pieces` are the passages that people asked about (all of them, of both sides), then the texts.
+    `questions_of[passage]` lists a passage's questions, people's, or the model's own on a text
+    (`invented`); `article_of[title]` its passages; `passages` and `unasked` number the two kinds.
     """
 
     def __init__(self, folder: Path, held_out: bool = False) -> None:
@@ -34,13 +38,37 @@ class Corpus:
         every = (Question(**record) for record in _read(folder / "questions.jsonl"))
         self.questions = [question for question in every if question.passage in keep]
         self.texts = [Piece(**record) for record in _read(folder / "texts.jsonl")]
+        first = len(self.pieces)
+        self.pieces += self.texts
+        self.unasked = range(first, len(self.pieces))
+        self.passages = sorted({question.passage for question in self.questions})
+        path = folder / "invented.jsonl"
+        own = _read(path) if path.exists() and not held_out else []
+        self.invented = [Question(first + r.pop("text"), **r) for r in own]
         self.questions_of: dict[int, list[Question]] = {}
-        for question in self.questions:
+        for question in self.questions + self.invented:
             self.questions_of.setdefault(question.passage, []).append(question)
-        self.passages = sorted(self.questions_of)
         self.article_of: dict[str, list[int]] = {}
-        for passage in self.passages:
+        for passage in [*self.passages, *self.unasked]:
             self.article_of.setdefault(self.pieces[passage].title, []).append(passage)
+
+    def text(self, rng: random.Random) -> int:
+        """A piece of plain text, half of the time one that the model asked about (`invented`)."""
+        if self.invented and rng.random() < 0.5:
+            return rng.choice(self.invented).passage
+        return rng.choice(self.unasked)
+
+    def clozes(self, passage: int, rng: random.Random) -> list[Question]:
+        """Questions by rule, one for each sentence of a passage that has something to ask for."""
+        piece, found, at = self.pieces[passage], [], 0
+        for sentence in sentences(piece.text):
+            made = cloze(sentence, piece.title, rng)
+            start = piece.text.find(sentence, at)  # not found where white space was made single
+            if start >= 0:
+                at = start + len(sentence)
+            if made is not None and start >= 0:
+                found.append(Question(passage, made.question, made.answer, start + made.start))
+        return found
 
     def other(self, passage: int, same_article: bool, rng: random.Random) -> int:
         """Another passage, of the same article or of a different one (where there is one)."""

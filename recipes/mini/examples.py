@@ -40,6 +40,7 @@ class Sampler:
         prompts: formats.
         rng: source of chance.
         mask: hides some of the reading prompts' tokens.
+        unasked: share of the questions to be read that are on plain text, not people's.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Sampler:
         prompts: PromptEncoder,
         rng: random.Random,
         mask: Mask | None = None,
+        unasked: float = 0.0,
     ) -> None:
         self.corpus, self.prompts, self.rng, self.mask = corpus, prompts, rng, mask
+        self.unasked = unasked if corpus.texts else 0.0
 
     def draw(self, progress: float) -> Example:
         """One example of a random task; `progress` of training is 0..1."""
@@ -68,7 +71,7 @@ class Sampler:
 
     def read(self, progress: float) -> Example:
         """Answer from the passage in the prompt, sometimes among distractors."""
-        question = self.rng.choice(self.corpus.questions)
+        question = self.question()
         pieces = [self.around(question, progress)]
         if self.rng.random() < 0.33 * min(1.0, 2 * progress):
             for _ in range(self.rng.choice((1, 1, 2))):
@@ -117,6 +120,16 @@ class Sampler:
         places = range(1, len(ids))
         labels = sorted(self.rng.sample(places, min(DOCUMENT_LABELS, len(places))))
         return Example(ids, labels, 0.1)
+
+    def question(self) -> Question:
+        """A person's, or with a chance of `unasked` one on plain text."""
+        if self.rng.random() >= self.unasked:
+            return self.rng.choice(self.corpus.questions)
+        while True:
+            text = self.corpus.text(self.rng)
+            found = self.corpus.questions_of.get(text) or self.corpus.clozes(text, self.rng)
+            if found:
+                return self.rng.choice(found)
 
     def around(self, question: Question, progress: float) -> Piece:
         """A window of the question's passage that holds the answer."""

@@ -127,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--dropout", type=float, default=0.0, help="of branches, in answering")
     parser.add_argument("--mask", type=float, default=0.0, help="share of prompt tokens hidden")
+    parser.add_argument(
+        "--unasked", type=float, default=0.0, help="share of passages that are plain text"
+    )
     parser.add_argument("--save-minutes", type=float, default=4)
     parser.add_argument("--probe-tasks", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
@@ -218,7 +221,8 @@ class Step:
         self.prompts = training_prompts()
         self.corpus = Corpus(options.run / "data")
         self.mask = Mask(base_tokenizer(), options.mask, rng)
-        self.sampler = Sampler(self.corpus, self.prompts, rng, self.mask)
+        self.unasked = options.unasked if self.corpus.texts else 0.0
+        self.sampler = Sampler(self.corpus, self.prompts, rng, self.mask, self.unasked / 2)
         self.device = torch.device(options.device)
         upper = tuple(f"bert.encoder.layer.{n}." for n in range(decoder.split, len(decoder.layers)))
         trained = [
@@ -245,7 +249,9 @@ class Step:
         options, decoder, meta = self.options, self.decoder, self.meta
         grown = options.curriculum + (1 - options.curriculum) * progress
         chars = self.rng.randint(300, 400 + int(500 * grown))
-        tasks = draw_tasks(self.corpus, options.tasks, options.questions, chars, self.rng)
+        tasks = draw_tasks(
+            self.corpus, options.tasks, options.questions, chars, self.rng, self.unasked
+        )
         pieces = [task.piece for task in tasks]
         docs = self._to(documents(self.prompts, pieces))
         asked = self._to(blind(self.prompts, [q for t in tasks for q in t.questions], self.mask))

@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--matrix-lr", type=float, default=5e-4, help="Muon: the layers' matrices")
     parser.add_argument("--dropout", type=float, default=0.0, help="of the layers' branches")
     parser.add_argument("--mask", type=float, default=0.0, help="share of prompt tokens hidden")
+    parser.add_argument(
+        "--unasked", type=float, default=0.0, help="share of the reading that is on plain text"
+    )
     parser.add_argument("--save-minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tiny", action="store_true", help="random two-layer model, for tests")
@@ -80,7 +83,7 @@ def train(options: argparse.Namespace) -> None:
     stop_s = budget.spent_s + 60 * (options.piece_minutes or options.minutes)
     rng = random.Random(options.seed + state["step"])
     mask = Mask(base_tokenizer(), options.mask, rng)
-    sampler = Sampler(Corpus(options.run / "data"), training_prompts(), rng, mask)
+    sampler = Sampler(Corpus(options.run / "data"), training_prompts(), rng, mask, options.unasked)
     known = options.curriculum
     source = batches(sampler, options.batch, lambda: known + (1 - known) * budget.progress)
     curve: list[dict[str, Any]] = state["curve"]

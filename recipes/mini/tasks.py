@@ -52,7 +52,12 @@ class Task(NamedTuple):
 
 
 def draw_tasks(
-    corpus: Corpus, size: int, questions: int, chars: int, rng: random.Random
+    corpus: Corpus,
+    size: int,
+    questions: int,
+    chars: int,
+    rng: random.Random,
+    unasked: float = 0.0,
 ) -> list[Task]:
     """Distinct passages, every second one from its predecessor's article, with questions each.
 
@@ -62,19 +67,25 @@ def draw_tasks(
         questions: Q, questions for each; repeated where a passage has fewer.
         chars: longest piece; longer passages are cut to a window around one answer.
         rng: source of chance.
+        unasked: share of the pairs that are of plain text, with questions by rule and by a model.
     """
     tasks: list[Task] = []
     taken: set[int] = set()
     while len(tasks) < size:
-        passage = rng.choice(corpus.passages)
         if len(tasks) % 2:
             passage = corpus.other(tasks[-1].passage, True, rng)
+        elif rng.random() < unasked:
+            passage = corpus.text(rng)
+        else:
+            passage = rng.choice(corpus.passages)
         if passage in taken and len(taken) < len(corpus.passages):
             passage = rng.choice(corpus.passages)
             if passage in taken:
                 continue
-        taken.add(passage)
-        tasks.append(_task(corpus, passage, questions, chars, rng))
+        task = _task(corpus, passage, questions, chars, rng)
+        if task is not None:
+            taken.add(passage)
+            tasks.append(task)
     return tasks
 
 
@@ -160,9 +171,14 @@ def pad(sequences: Sequence[list[int]], firsts: Sequence[int]) -> Padded:
     return Padded(ids, kept, *index, torch.tensor(weights))
 
 
-def _task(corpus: Corpus, passage: int, count: int, chars: int, rng: random.Random) -> Task:
+def _task(corpus: Corpus, passage: int, count: int, chars: int, rng: random.Random) -> Task | None:
+    """The passage cut, and questions on what is left of it; None for a text with none."""
     piece = corpus.pieces[passage]
-    asked = corpus.questions_of[passage]
+    asked = list(corpus.questions_of.get(passage, []))
+    if passage in corpus.unasked:
+        asked += corpus.clozes(passage, rng) + corpus.clozes(passage, rng)
+    if not asked:
+        return None
     first = rng.choice(asked)
     text = window(piece.text, first.start, len(first.answer), chars, rng)
     answerable = [question for question in asked if question.answer in text]

@@ -191,7 +191,7 @@ def _ask_all(
         good = [
             (draft, answer, question)
             for (draft, answer), text in zip(orders, map(clean, asked), strict=True)
-            if (question := _question(text, answer))
+            if (question := question_in(text, answer))
         ]
         told = generator.generate(
             [_prompt(piece.title, piece.passage.text, question=q) for _, _, q in good],
@@ -219,7 +219,7 @@ def overlap(said: str, right: str) -> float:
     return 2 * common / (a.total() + b.total()) if common else 0.0
 
 
-def _question(text: str, answer: str) -> str:
+def question_in(text: str, answer: str) -> str:
     """The question in ``text``; empty if it is none, gives the answer away, or goes in circles."""
     question = " ".join(text.split("?")[0].split()) + "?"
     said, right = words(question), words(answer)
