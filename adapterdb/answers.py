@@ -92,14 +92,29 @@ class Generation(Record):
         temperature: 0 (greedy) to 10.
         top_p: nucleus mass in (0, 1]; used when temperature > 0.
         seed: of the sampling; the same seed gives the same answer.
+        beams: 1..16 beginnings kept by beam search, at temperature 0 only; 1 is greedy. None: what
+            the base model's prompts say for answers without text, 1 for others.
+        length_penalty: -10..10, power of the length that an answer's log-probability is divided
+            by in beam search; higher favours longer answers. None: the base model's own.
     """
 
     max_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    beams: int | None = None
+    length_penalty: float | None = None
 
     def __post_init__(self) -> None:
+        if self.beams is not None:
+            check_int("beams", self.beams, 1, 16)
+            if self.beams > 1 and self.temperature > 0:
+                raise InvalidInput(
+                    f"beams {self.beams} can't be searched at temperature {self.temperature}",
+                    hint="beams need temperature 0; sampling needs 1 beam",
+                )
+        if self.length_penalty is not None:
+            check_number("length_penalty", self.length_penalty, -10.0, 10.0)
         if self.max_tokens is not None:
             check_int("max_tokens", self.max_tokens, 1, 4096)
         check_number("temperature", self.temperature, 0.0, 10.0)

@@ -68,6 +68,8 @@ class Prompts:
         passages: how many passages the model reads best, 1 or more; the default k.
         stop: texts that end an answer.
         max_new_tokens: default length of an answer.
+        blind_beams: beams of an answer without text, 1 (greedy) or more; the default.
+        length_penalty: of beam search, see ``Generation``; the default.
     """
 
     blind: str = "{bos}Question: {question}\nAnswer:"
@@ -82,6 +84,8 @@ class Prompts:
     passages: int = 3
     stop: tuple[str, ...] = ("\n",)
     max_new_tokens: int = 32
+    blind_beams: int = 1
+    length_penalty: float = 1.0
 
 
 DEFAULT = Prompts()

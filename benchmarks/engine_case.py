@@ -24,9 +24,10 @@ from torch import Tensor
 from adapterdb import prototype
 from adapterdb.answers import Composition, Generation, Mixture
 from adapterdb.base_model import BaseModel
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.decode import decode
 from adapterdb.engine.registered import Registered
 from adapterdb.engine.runtime import Runtime
+from adapterdb.engine.stops import StopRules
 from adapterdb.layout import DeltaLayout, LoraSpec, plan_layout
 from adapterdb.peft_format import write_peft
 from adapterdb.records import Document, Passage

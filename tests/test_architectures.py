@@ -10,7 +10,8 @@ import transformers
 
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.answers import Generation
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.decode import decode
+from adapterdb.engine.stops import StopRules
 from adapterdb.layout import LoraSpec, plan_layout
 from adapterdb.training.head import SplitModel
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,14 @@ _HOW = (
     ),
     click.option("--max-tokens", type=int, metavar="N", help="Longest answer, 1 to 4096."),
     click.option("--temperature", type=float, default=0.0, metavar="T", help="0 (default) to 10."),
+    click.option(
+        "--beams", type=int, metavar="N",
+        help="Of beam search, 1 (greedy) to 16. Default: the model's own where no text is shown.",
+    ),
+    click.option(
+        "--length-penalty", type=float, metavar="X",
+        help="Of beam search, -10 to 10: higher favours longer answers. Default: the model's own.",
+    ),
     click.option("--top-p", type=float, default=1.0, metavar="P", help="Nucleus mass up to 1."),
     click.option(
         "--seed", type=int, default=0, metavar="N", envvar=["ADB_ASK_SEED", "ADB_SEED"],
@@ -154,9 +163,7 @@ def _explain(settings: Settings, db: AdapterDB, answer: Answer) -> None:
 
 def _options(how: dict[str, Any]) -> dict[str, Any]:
     """The keyword arguments of ``AdapterDB.ask_many`` out of those of the command."""
-    generation = Generation(
-        **{name: how.pop(name) for name in ("max_tokens", "temperature", "top_p", "seed")}
-    )
+    generation = Generation(**{entry.name: how.pop(entry.name) for entry in fields(Generation)})
     mixture = parse_adapters(how.pop("adapters"))
     dials = Dials(
         density=how.pop("density"),

@@ -13,12 +13,14 @@ from typing import Any
 
 from adapterdb.answers import Answer, Source, Token, check_question
 from adapterdb.engine.costs import Work
-from adapterdb.engine.decode import Said, StopRules, decode
+from adapterdb.engine.decode import decode
 from adapterdb.engine.history import History, ran
 from adapterdb.engine.plan import AskOptions, Plan, Planner
 from adapterdb.engine.queue import RequestQueue
 from adapterdb.engine.relay import relayed
 from adapterdb.engine.search import Found
+from adapterdb.engine.stops import StopRules
+from adapterdb.engine.voices import Said
 
 BATCH = 64  # questions decoded together at most; those that have ended leave the batch
 _UNFINISHED = "\ufffd"  # how a character looks of which only some bytes have been said

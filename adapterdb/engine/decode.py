@@ -1,14 +1,14 @@
-"""The decode loop: prompts of different lengths to answers, greedy or sampled, token by token.
+"""The decode loop: prompts of different lengths to answers, token by token.
 
-All rows of a batch speak in step. Each row stops by its own rules and samples from its own
-generator, so an answer does not depend on its neighbours.
+All rows of a batch speak in step. Each prompt has a voice that stops by its own rules and samples
+from its own generator, or keeps several beams, so an answer does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,42 +16,11 @@ from torch import Tensor
 from adapterdb.adapted_model import AdaptedModel
 from adapterdb.answers import Generation
 from adapterdb.engine.steps import Steps, steps_for
+from adapterdb.engine.stops import StopRules
+from adapterdb.engine.voices import Said, Voice, voice
 from adapterdb.prompts import PromptEncoder
 
 KEEP = 0.6  # share of live rows at which the batch is made smaller
-
-
-class Said(NamedTuple):
-    """A token, and its natural log-probability under what acted (before any temperature)."""
-
-    token: int
-    logprob: float
-
-
-@dataclass(frozen=True)
-class StopRules:
-    """When an answer ends.
-
-    Args:
-        ids: tokens that end it and are not part of it.
-        texts: texts that end it and are not part of it (the token they come in is yielded).
-        to_text: token ids to text.
-    """
-
-    ids: frozenset[int]
-    texts: tuple[str, ...]
-    to_text: Callable[[Sequence[int]], str]
-
-    def text(self, said: Sequence[int]) -> str:
-        """The answer in ``said``: stripped, and cut where a stop text begins."""
-        cut = self.cut(said)
-        return (self.to_text(said) if cut is None else cut).strip()
-
-    def cut(self, said: Sequence[int]) -> str | None:
-        """What precedes the first stop text, or None while there is none after some words."""
-        text = self.to_text(said).lstrip()
-        ends = [text.index(stop) for stop in self.texts if stop in text]
-        return text[: min(ends)] if ends else None
 
 
 def decode(
@@ -64,48 +33,67 @@ def decode(
     steps: Steps | None = None,
     on_keep: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[Said | None]]:
-    """Yield one step at a time: for each prompt what it says next, or None once it has ended.
+    """Yield one step at a time: for each prompt what it says next, or None.
+
+    An answer of one voice comes as it is said; one of several beams when it is whole.
 
     Args:
         model: a transformers causal model, acting with whatever it acts with.
         prompts: token ids, none empty.
-        generation: temperature, top_p, seed; of all rows or of each.
+        generation: temperature, top_p, seed, beams (None: 1); of all rows or of each.
         stops: when answers end; a token of ``stops.ids`` is not yielded.
         max_tokens: no answer gets longer; of all rows or of each.
-        steps: the forwards; None takes those that suit the model's device.
-        on_keep: told when only some rows of the model's batch go on, int64 indices of the present
-            ones; needed where what acts differs by row. None: ended rows are computed to the end.
+        steps: the forwards; None takes those that suit the model's device. With beams they must
+            be able to keep rows, and the same one more than once.
+        on_keep: told when other rows of the model's batch go on, int64 indices of the present
+            ones, one more than once where beams branch; needed where what acts differs by row.
+            None: ended rows are computed to the end.
     """
     count = len(prompts)
     each = [generation] * count if isinstance(generation, Generation) else list(generation)
     most = [max_tokens] * count if isinstance(max_tokens, int) else list(max_tokens)
-    samplers = [_Sampler(one) if one.temperature else None for one in each]
-    steps = steps or steps_for(model, max(most))
-    said: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(count))  # those in the model's batch
+    branching = any((one.beams or 1) > 1 for one in each)
+    steps = steps or steps_for(model, max(most), reorders=branching)
+    voices = [voice(one, stops, n) for one, n in zip(each, most, strict=True)]
+    told = [0] * count
+    rows = list(range(count))  # the prompt that each row of the model's batch belongs to
     live = set(rows)
     logits = steps.prompt(prompts)
     while live:
-        found = dict(zip(rows, _choices(logits, [samplers[row] for row in rows]), strict=True))
-        step: list[Said | None] = [None] * count
-        for row in sorted(live):
-            if found[row].token in stops.ids:
-                live.discard(row)
-                continue
-            step[row] = found[row]
-            said[row].append(found[row].token)
-            ended = bool(stops.texts) and stops.cut(said[row]) is not None
-            if ended or len(said[row]) >= most[row]:
-                live.discard(row)
-        if any(one is not None for one in step):
-            yield step
-        if live and on_keep is not None and len(live) <= KEEP * len(rows):
-            kept = torch.tensor([i for i, row in enumerate(rows) if row in live])
-            if steps.keep(kept):
-                on_keep(kept)
-                rows = [rows[i] for i in kept.tolist()]
+        likeliest = _likeliest(logits)
+        going: list[tuple[int, int]] = []  # row and its next token, a prompt's rows together
+        for prompt, group in groupby(range(len(rows)), rows.__getitem__):
+            mine = list(group)
+            if prompt in live:
+                some = slice(mine[0], mine[-1] + 1)
+                next_tokens = voices[prompt].step(logits[some], likeliest[some])
+                going += [(mine[row], token) for row, token in next_tokens]
+                if not next_tokens:
+                    live.discard(prompt)
+            if prompt not in live:
+                going += [(row, 0) for row in mine]
+        yield from _news(voices, told, final=not live)
+        kept = [(row, token) for row, token in going if rows[row] in live]
+        if branching or (on_keep is not None and len(kept) <= KEEP * len(rows)):
+            chosen = torch.tensor([row for row, _ in kept], dtype=torch.int64)
+            before, going = rows, kept if live and steps.keep(chosen) else going
+            rows = [before[row] for row, _ in going]
+            if on_keep is not None and rows != before:
+                on_keep(chosen)
         if live:
-            logits = steps.step(torch.tensor([found[row].token for row in rows]))
+            logits = steps.step(torch.tensor([token for _, token in going]))
+
+
+def _news(voices: Sequence[Voice], told: list[int], final: bool) -> Iterator[list[Said | None]]:
+    """What was said since ``told`` (brought up to date), in steps: one, or if ``final`` all."""
+    while any(len(one.said) > had for one, had in zip(voices, told, strict=True)):
+        step: list[Said | None] = []
+        for at, one in enumerate(voices):
+            step.append(one.said[told[at]] if len(one.said) > told[at] else None)
+            told[at] += step[-1] is not None
+        yield step
+        if not final:
+            return
 
 
 def greedy_answers(
@@ -129,31 +117,9 @@ def greedy_answers(
     return [stops.text(mine) for mine in said]
 
 
-def _choices(logits: Tensor, samplers: Sequence[_Sampler | None]) -> list[Said]:
-    """The next token of every row, from logits ``(B, V)`` float32."""
+def _likeliest(logits: Tensor) -> list[Said]:
+    """The likeliest next token of every row, from logits ``(B, V)`` float32."""
     top, tokens = logits.max(dim=-1)
     norm = logits.logsumexp(dim=-1)
-    greedy = zip(tokens.tolist(), (top - norm).tolist(), strict=True)
-    found = [Said(token, logprob) for token, logprob in greedy]
-    for row, sampler in enumerate(samplers):
-        if sampler is not None:
-            token = sampler(logits[row])
-            found[row] = Said(token, float(logits[row, token] - norm[row]))
-    return found
-
-
-class _Sampler:
-    """Next token ids of one answer, from its own seeded generator."""
-
-    def __init__(self, generation: Generation) -> None:
-        self.temperature, self.top_p = generation.temperature, generation.top_p
-        self._generator = torch.Generator().manual_seed(generation.seed)
-
-    def __call__(self, logits: Tensor) -> int:
-        below = logits.cpu() - logits.max().cpu()  # no temperature is too small to divide these by
-        chances = (below.double() / self.temperature).softmax(-1)
-        if self.top_p < 1:
-            ordered, order = chances.sort(descending=True)
-            chances[order[ordered.cumsum(-1) - ordered >= self.top_p]] = 0
-        # in the order of the tokens: where rounding swaps two of a rank, what is drawn stays
-        return int(torch.multinomial(chances, 1, generator=self._generator))
+    found = zip(tokens.tolist(), (top - norm).tolist(), strict=True)
+    return [Said(token, logprob) for token, logprob in found]

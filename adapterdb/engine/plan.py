@@ -92,6 +92,7 @@ class Plan:
         mixture: deltas that act; empty in modes ``base`` and ``rag``.
         registered: kind and place of each of them.
         prompt: token ids.
+        generation: how it is decoded, with the base model's own beams where none were asked for.
         answer_tokens: how many tokens the answer may have.
         note: what the reader of the answer should know.
         asked: what was searched, found and read, for ``explain``.
@@ -218,7 +219,7 @@ class Planner:
             mixture,
             registered,
             tuple(prompt),
-            options.generation,
+            self._generation(options, blind=not used),
             self.answer_tokens(options),
             note,
             {**self._asked(options, len(found)), "read": read},
@@ -239,6 +240,16 @@ class Planner:
         """Tokens an answer may have."""
         chosen = options.generation.max_tokens
         return self.runtime.base.encoder.prompts.max_new_tokens if chosen is None else chosen
+
+    def _generation(self, options: AskOptions, blind: bool) -> Generation:
+        """As asked; what that leaves open as the base model does best, ``blind``: without text."""
+        prompts, asked = self.runtime.base.encoder.prompts, options.generation
+        beams, penalty = asked.beams, asked.length_penalty
+        if beams is None:
+            beams = prompts.blind_beams if blind and not asked.temperature else 1
+        if penalty is None:
+            penalty = prompts.length_penalty
+        return replace(asked, beams=beams, length_penalty=penalty)
 
     def given(self, question: str, delta_ids: Sequence[str]) -> list[Found]:
         """The passages of deltas a caller named, in that order; NotFound if one is not active."""

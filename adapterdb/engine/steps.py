@@ -30,13 +30,17 @@ class Steps(Protocol):
         """Logits ``(B, V)`` after one more token of each row, int64 ``(B,)``."""
 
     def keep(self, rows: Tensor) -> bool:
-        """Go on with these rows only, int64 ``(B',)``; False if all are kept after all."""
+        """Go on with these rows only, int64 ``(B',)``; False if all are kept after all.
+
+        ``Growing`` takes a row more than once, too.
+        """
 
 
-def steps_for(model: Any, new_tokens: int) -> Steps:
-    """The forwards that suit where ``model`` lies."""
+def steps_for(model: Any, new_tokens: int, *, reorders: bool = False) -> Steps:
+    """The forwards that suit where ``model`` lies, and can keep a row more than once if need be."""
     device = next(model.parameters()).device
-    return Fixed(model, new_tokens) if device.type == "cuda" else Growing(model)
+    fixed = device.type == "cuda" and not reorders
+    return Fixed(model, new_tokens) if fixed else Growing(model)
 
 
 class Growing:
@@ -216,6 +220,11 @@ def _roomy() -> type[Any]:
                 whole[:, :, had:now] = new
             self.keys, self.values = (whole[:, :, :now] for whole in room)
             return self.keys, self.values
+
+        def batch_select_indices(self, indices: Tensor) -> None:
+            """Go on with these rows, int64 ``(B',)``; the buffers were of the old ones."""
+            super().batch_select_indices(indices)
+            self._room = None
 
         def _grown(
             self, keys: Tensor, values: Tensor, had: int, size: int

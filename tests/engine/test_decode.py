@@ -11,8 +11,9 @@ import torch
 
 from adapterdb.answers import Generation
 from adapterdb.base_model import BaseModel, load_base_model
-from adapterdb.engine.decode import StopRules, decode
+from adapterdb.engine.decode import decode
 from adapterdb.engine.steps import Fixed
+from adapterdb.engine.stops import StopRules
 
 PROMPTS = [[1, 40, 41, 42, 43, 44], [1, 90], [1, 60, 61, 62]]
 
