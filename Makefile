@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_DEMO := .adapterdb-demo
 MODEL := $(wildcard adapterdb/models/mini/*)
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: demo test check clean
 
@@ -19,13 +20,13 @@ demo: $(HOME_DEMO)/adapterdb.toml
 	$(BIN)/python examples/demo.py $(HOME_DEMO)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 clean:
 	rm -rf $(VENV) $(HOME_DEMO) build dist *.egg-info

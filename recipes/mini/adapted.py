@@ -88,16 +88,20 @@ class Adapted:
         rows: Callable[[list[int]], Tensor] | None,
         batch: int,
         max_new_tokens: int | None = None,
+        beams: int = 1,
     ) -> list[str]:
-        """Greedy continuations, in the order of the prompts.
+        """Continuations, greedy or of a beam search, in the order of the prompts.
 
         Args:
             prompts: token ids.
             rows: prompt indices to rows `[n, P]`; None for the base model.
             batch: prompts at once.
             max_new_tokens: None: as the prompts' file says.
+            beams: 1 is greedy; the length penalty is that of the prompts' file.
         """
         limit = max_new_tokens or self.prompts.prompts.max_new_tokens
+        penalty = self.prompts.prompts.length_penalty
+        searched = {"num_beams": beams, "length_penalty": penalty} if beams > 1 else {}
         answers = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for at in range(0, len(order), batch):
@@ -108,12 +112,14 @@ class Adapted:
             for row, i in enumerate(chosen):
                 ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, longest - len(prompts[i]) :] = 1
-            with self.using(rows(chosen) if rows else None) as model:
+            acting = rows(chosen).repeat_interleave(beams, 0) if rows else None
+            with self.using(acting) as model:
                 out = model.generate(
                     input_ids=ids.to(self.device),
                     attention_mask=mask.to(self.device),
                     max_new_tokens=limit,
                     do_sample=False,
+                    **searched,
                 )
             for i, generated in zip(chosen, out[:, longest:].tolist(), strict=True):
                 answers[i] = self.prompts.decode(generated).strip()

@@ -96,7 +96,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     ) -> None:
         if choosing and name not in CHOSEN_BY:
             return
-        given = model.answer(prompts, rows, options.batch)
+        beams = model.prompts.prompts.blind_beams if prompts is blind else 1
+        given = model.answer(prompts, rows, options.batch, beams=beams)
         scores = [score(a, q.answers) for a, q in zip(given, asked, strict=True)]
         answers[name] = {
             "f1": round(100 * sum(s.f1 for s in scores) / len(scores), 2),
