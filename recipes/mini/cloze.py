@@ -11,7 +11,7 @@ import random
 import re
 from typing import NamedTuple
 
-from adapterdb.ingest.augment.spans import answer_spans
+from adapterdb.ingest.augment.spans import MONTH, answer_spans
 
 SPANS = 8  # of a sentence, of which one is asked for
 ANSWER_WORDS = 6  # at most
@@ -22,9 +22,9 @@ IN_PLACE = 0.4  # of questions have their question word where the answer was
 TITLED = 0.6  # of questions on a sentence that doesn't name its article are told it
 
 _YEAR = re.compile(r"[12]\d{3}")
-_MONTH = re.compile(r"January|February|March|April|June|July|August|September|October|November")
+_MONTH = re.compile(rf"\b(?:{MONTH})\b")
 _PLACE = re.compile(r"in|at|from|near|to", re.IGNORECASE)
-_PRONOUN = re.compile(r"(?:he|she|it|they|this|his|her|its|their)\b", re.IGNORECASE)
+_PRONOUN = re.compile(r"(?:he|she|it|they|this|his|her|its|their)", re.IGNORECASE)
 
 
 class Cloze(NamedTuple):

@@ -52,7 +52,7 @@ class Sampler:
         unasked: float = 0.0,
     ) -> None:
         self.corpus, self.prompts, self.rng, self.mask = corpus, prompts, rng, mask
-        self.unasked = unasked if corpus.texts else 0.0
+        self.unasked = unasked
 
     def draw(self, progress: float) -> Example:
         """One example of a random task; `progress` of training is 0..1."""
@@ -123,7 +123,7 @@ class Sampler:
 
     def question(self) -> Question:
         """A person's, or with a chance of `unasked` one on plain text."""
-        if self.rng.random() >= self.unasked:
+        if not self.corpus.texts or self.rng.random() >= self.unasked:
             return self.rng.choice(self.corpus.questions)
         while True:
             text = self.corpus.text(self.rng)

@@ -24,7 +24,7 @@ from adapterdb.ingest.augment.spans import answer_spans
 from adapterdb.training.sentences import sentences
 from recipes.mini.adapted import Adapted
 from recipes.mini.corpus import Corpus
-from recipes.mini.prepare import DEFAULT_RUN
+from recipes.mini.prepare import DEFAULT_RUN, write
 from recipes.mini.prompts import Piece
 from recipes.mini.scoring import score
 from recipes.mini.start import SHIPPED
@@ -48,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     model = Adapted(options.model, options.device, bfloat16=True)
-    texts = Corpus(options.run / "data").texts
     path = options.run / "data" / "invented.jsonl"
-    done = 1 + max((record["text"] for record in read(path)), default=-1)
+    had = read(path)
+    done = 1 + max((record["text"] for record in had), default=-1)
+    write(path, had)  # without a line that was cut short, or the next would be added to it
+    texts = Corpus(options.run / "data").texts
     began = time.monotonic()
     with path.open("a", encoding="utf-8") as file:
         while done < len(texts) and time.monotonic() - began < 60 * options.minutes:

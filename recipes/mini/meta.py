@@ -221,8 +221,7 @@ class Step:
         self.prompts = training_prompts()
         self.corpus = Corpus(options.run / "data")
         self.mask = Mask(base_tokenizer(), options.mask, rng)
-        self.unasked = options.unasked if self.corpus.texts else 0.0
-        self.sampler = Sampler(self.corpus, self.prompts, rng, self.mask, self.unasked / 2)
+        self.sampler = Sampler(self.corpus, self.prompts, rng, self.mask, options.unasked / 2)
         self.device = torch.device(options.device)
         upper = tuple(f"bert.encoder.layer.{n}." for n in range(decoder.split, len(decoder.layers)))
         trained = [
@@ -250,7 +249,7 @@ class Step:
         grown = options.curriculum + (1 - options.curriculum) * progress
         chars = self.rng.randint(300, 400 + int(500 * grown))
         tasks = draw_tasks(
-            self.corpus, options.tasks, options.questions, chars, self.rng, self.unasked
+            self.corpus, options.tasks, options.questions, chars, self.rng, options.unasked
         )
         pieces = [task.piece for task in tasks]
         docs = self._to(documents(self.prompts, pieces))

@@ -74,7 +74,7 @@ def draw_tasks(
     while len(tasks) < size:
         if len(tasks) % 2:
             passage = corpus.other(tasks[-1].passage, True, rng)
-        elif rng.random() < unasked:
+        elif corpus.texts and rng.random() < unasked:
             passage = corpus.text(rng)
         else:
             passage = rng.choice(corpus.passages)

@@ -108,16 +108,15 @@ def test_beams_and_others_share_a_batch(base: BaseModel) -> None:
 
 
 def test_a_stop_text_ends_a_beam(base: BaseModel) -> None:
-    """An answer of beams has nothing behind its first stop text."""
-    free = run(base, PROMPTS[:1], Generation(beams=3), StopRules(frozenset(), (), str), 8)[0]
-
-    def to_text(ids: list[int]) -> str:
-        return "".join("\n" if i == free[3] else "x" for i in ids)
-
-    stops = StopRules(frozenset(), ("\n",), to_text)
-    said = run(base, PROMPTS[:1], Generation(beams=3), stops, 8)[0]
-    assert "\n" not in to_text(said[:-1]).lstrip("\n")
-    assert len(said) <= 8
+    """It ends an answer as a stop token does, but is a part of it."""
+    searched = Generation(beams=3, length_penalty=0.0)  # ends as soon as it may
+    free = run(base, PROMPTS[:1], searched, StopRules(frozenset(), (), str), 8)[0]
+    end = free[3]
+    by_text = StopRules(frozenset(), ("\n",), lambda ids: "".join("x\n"[i == end] for i in ids))
+    by_token = StopRules(frozenset([end]), (), str)
+    said = run(base, PROMPTS[:1], searched, by_token, 8)[0]
+    assert len(said) < 8
+    assert run(base, PROMPTS[:1], searched, by_text, 8)[0] == [*said, end]
 
 
 def test_log_probabilities_of_beams_are_those_of_the_model(base: BaseModel) -> None:

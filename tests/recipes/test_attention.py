@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from recipe_making import module
 from torch import Tensor
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def attention(monkeypatch) -> Any:
-    """The module, importable from here."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("recipes.mini.attention")
+def attention() -> Any:
+    """The module."""
+    return module("attention")
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

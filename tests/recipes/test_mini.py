@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import json
 import random
 import subprocess
@@ -14,24 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from recipe_making import module
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "green", "blue", "white")
-
-
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
-    """Make `recipes` importable, and compute on one thread."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def module(name: str) -> Any:
-    """A module of the recipe."""
-    return importlib.import_module(f"recipes.mini.{name}")
 
 
 def records(split: str) -> list[dict[str, Any]]:

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 from pathlib import Path
-from typing import Any
 
-import pytest
-import torch
+from recipe_making import module
 
-ROOT = Path(__file__).parents[2]
 TEXTS = [
     ("Old mill", "The old mill was built by Anna Reed in 1804. It ground 300 sacks of rye a day."),
     ("Old mill", "In 1851 a fire took the roof. Tom Lund paid for a new one of slate."),
     ("Silence", "Hush. Still."),
 ]
-
-
-@pytest.fixture(autouse=True)
-def recipe(monkeypatch):
-    """Make `recipes` importable, and compute on one thread."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def module(name: str) -> Any:
-    """A module of the recipe."""
-    return importlib.import_module(f"recipes.mini.{name}")
 
 
 def write_data(folder: Path) -> None:
@@ -100,6 +81,11 @@ def test_mini_invents_questions_it_answers_and_goes_on(tmp_path, capsys):
     flags = ["--run", str(tmp_path), "--threads", "1", "--minutes", "0.01", "--paragraphs", "1"]
     for seed in range(3):
         invent([*flags, "--seed", str(seed)])
+    path = tmp_path / "data" / "invented.jsonl"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole + '{"text": 2, "quest', encoding="utf-8")  # killed while it wrote
+    invent([*flags, "--minutes", "0"])
+    assert path.read_text(encoding="utf-8") == whole
     assert "1 paragraphs" in capsys.readouterr().out
     corpus = module("corpus").Corpus(tmp_path / "data")
     assert corpus.invented

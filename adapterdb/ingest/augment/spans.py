@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-_MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
+MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 _DATE = re.compile(
-    rf"\b(?:\d{{1,2}} )?(?:{_MONTH})(?: \d{{1,2}}\b(?!\d))?(?:,? \d{{4}})?|\b[12]\d{{3}}\b"
+    rf"\b(?:\d{{1,2}} )?(?:{MONTH})(?: \d{{1,2}}\b(?!\d))?(?:,? \d{{4}})?|\b[12]\d{{3}}\b"
 )
 _NUMBER = re.compile(
     r"[$£€]?\d[\d,]*(?:\.\d+)?(?:%| percent| per cent| million| billion| thousand| [a-z]{3,})?"
